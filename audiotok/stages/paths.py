@@ -1,0 +1,60 @@
+"""Where each stage's output lies. Nothing else names a folder.
+
+    exp/data/NAME-FP/                     manifests of a corpus                      shared by recipes
+    exp/tokenizers/TOKENIZER-FP/          a fitted tokenizer
+    exp/tokens/NAME-FP/TOKENIZER-FP/      a token store per split
+    exp/alignments/NAME-FP/FP/            phonemes and their durations
+    exp/RECIPE/train/                     step_00001000/ ...
+    exp/RECIPE/audio/SYSTEM/              wavs that a system made of the test set
+    exp/RECIPE/evaluation/SYSTEM/         their scores
+    exp/RECIPE/report/                    report.html
+
+FP is the first eight digits of the fingerprint of the settings, so that two choices never share a folder.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from audiotok import files
+
+
+def settings(cfg: DictConfig, *keys: str) -> dict:
+    """The named sections of the config as plain values: what an output depends on."""
+    return {key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node := cfg[key]) else node for key in keys}
+
+
+def _short(value: object) -> str:
+    return files.fingerprint(value)[:8]
+
+
+def data_key(cfg: DictConfig) -> str:
+    return f"{cfg.data.name}-{_short(settings(cfg, 'data', 'prepare'))}"
+
+
+def manifests(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_root) / "data" / data_key(cfg)
+
+
+def tokens(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
+    return Path(cfg.exp_root) / "tokens" / data_key(cfg) / f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
+
+
+def alignments(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_root) / "alignments" / data_key(cfg) / _short(settings(cfg, "align"))
+
+
+def train(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "train"
+
+
+def audio(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "audio"
+
+
+def evaluation(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "evaluation"
+
+
+def report(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "report"

@@ -1,0 +1,45 @@
+"""What a tokenizer is, and the laws it holds to.
+
+Laws, tested over every tokenizer: the codes of an utterance depend neither on the batch it was in nor on its padding; inputs are not
+changed; a second run gives the same; `encode` of T samples gives `spec.num_frames(T)` frames, and `decode` of N frames
+`spec.num_samples(N)` samples. Past its length a row holds 0.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from audiotok.types import TokenSpec
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Audio to codes."""
+
+    spec: TokenSpec
+
+    def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes_BKN, lengths_B in frames) of mono audio at `spec.sample_rate`."""
+        ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Codes back to audio; absent where there is no way back (semantic units need a vocoder)."""
+
+    spec: TokenSpec
+
+    def decode(self, codes_BKN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(wav_BT, lengths_B in samples)."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """The codebook vectors: probes and acoustic groups."""
+
+    spec: TokenSpec
+
+    def embed(self, codes_BKN: Tensor) -> Tensor:
+        """hidden_BKND."""
+        ...

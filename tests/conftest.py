@@ -1,0 +1,37 @@
+"""Real speech for the tests, where it is at hand; a test that needs it skips with the reason where it is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """A folder of real speech with a manifest.tsv."""
+    folder = Path(os.environ.get("AUDIOTOK_SPEECH", ROOT.parent / "shared" / "speech"))
+    if not (folder / "manifest.tsv").exists():
+        pytest.skip("no real speech here: set AUDIOTOK_SPEECH to a folder with a manifest.tsv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lyra_models() -> Path:
+    """The folder of Lyra V2's three .tflite files."""
+    folder = Path(os.environ.get("AUDIOTOK_LYRA", ROOT.parent / "shared" / "models" / "lyra_v2"))
+    if not (folder / "quantizer.tflite").exists():
+        pytest.skip("no Lyra V2 weights here: set AUDIOTOK_LYRA to the folder of its .tflite files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wav_16k(speech: Path) -> Tensor:
+    """About three seconds of real speech at 16 kHz, [T]."""
+    import soundfile
+
+    path = speech / "librispeech" / "test-other" / "1688-142285-0002.flac"
+    return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
