@@ -1,0 +1,55 @@
+"""Keys and values of the positions a decoder has seen, in memory of a fixed shape.
+
+Each row has its own length, so that prompts of different lengths share a batch, padded on the right. What stands past a row's length is
+never read: a query at position n sees positions 0 to n only, and position n is written before it is read.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class KVCache:
+    """Keys and values [layers, B, H, S, D] and the positions filled, per row. No shape changes from one step to the next."""
+
+    keys: Tensor
+    values: Tensor
+    lengths_B: Tensor
+
+    @classmethod
+    def empty(
+        cls, rows: int, *, layers: int, heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device | str
+    ) -> "KVCache":
+        """A cache of `positions` positions per row; `width` is that of one head."""
+        shape = (layers, rows, heads, positions, width)
+        return cls(
+            torch.zeros(shape, dtype=dtype, device=device),
+            torch.zeros(shape, dtype=dtype, device=device),
+            torch.zeros(rows, dtype=torch.int64, device=device),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Positions per row."""
+        return self.keys.shape[3]
+
+    def write(self, layer: int, keys_BHND: Tensor, values_BHND: Tensor, *, positions_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of the layer, [B, H, S, D], after the new ones are put at each row's own positions."""
+        rows_B1 = torch.arange(keys_BHND.shape[0], device=keys_BHND.device)[:, None]
+        self.keys[layer][rows_B1, :, positions_BN] = keys_BHND.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows_B1, :, positions_BN] = values_BHND.transpose(1, 2).to(self.values.dtype)
+        return self.keys[layer], self.values[layer]
+
+    def mask(self, positions_BN: Tensor) -> Tensor:
+        """What a query at each position sees, [B, 1, N, S]: itself and all before it."""
+        return (torch.arange(self.capacity, device=positions_BN.device) <= positions_BN[..., None])[:, None]
+
+    def replace(self, row: int, other: "KVCache") -> None:
+        """Give a row the content of the only row of `other`, which may have fewer positions: a new utterance in a finished one's place."""
+        if other.lengths_B.shape[0] != 1 or other.capacity > self.capacity:
+            raise ValueError(f"one row of at most {self.capacity} positions can take a row's place; got {tuple(other.keys.shape)}")
+        self.keys[:, row, :, : other.capacity] = other.keys[:, 0]
+        self.values[:, row, :, : other.capacity] = other.values[:, 0]
+        self.lengths_B[row] = other.lengths_B[0]
