@@ -1,6 +1,10 @@
 """What a transform of codes is.
 
 A transform acts when tokens are read; the store keeps raw codes. A lossless one holds `invert(apply(codes)) == codes` for every input.
+
+Some layouts have holes: positions at which no code stands. A hole holds the pad id, which is the size of the codebook before the transform,
+so that `out_spec` counts one id more for a codebook that has holes, and the same number of ids for one that has none. `invert` ignores
+whatever stands in a hole, and raises ValueError for a pad id anywhere else.
 """
 
 from typing import Protocol
@@ -27,4 +31,12 @@ class Transform(Protocol):
 
     def frame_index(self, num_frames: int, spec: TokenSpec) -> Tensor:
         """For each position of the transformed layout, the earliest frame whose code it holds: int64 [N']."""
+        ...
+
+    def legal(self, num_frames: int, spec: TokenSpec) -> Tensor:
+        """Bool [K', N']: True where a code stands, False at a hole, where a generator must write the pad id."""
+        ...
+
+    def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
+        """(first_KN, end_KN), int64 [K', N']: a generator may choose `first <= id < end`; at a hole that is the pad id alone."""
         ...
