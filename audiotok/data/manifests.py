@@ -1,0 +1,243 @@
+"""A corpus, checked: every recording really read, the unfit ones converted or quarantined with the reason, the rest as Lhotse cuts.
+
+A corpus is a function without arguments that gives the utterances of each split, unchecked. `write_manifests` turns them into
+
+    cuts_train.jsonl.gz  cuts_dev.jsonl.gz  cuts_test.jsonl.gz     a MonoCut each, with one recording and one supervision
+    audio/SPLIT/ID.flac                                            what had to be converted
+    rejected.jsonl                                                 id, split, path and reason of what was left out
+    summary.json                                                   utterances, hours, speakers, languages of each split
+
+What is used where it lies: a WAV or FLAC of one channel, at any rate and depth (whoever reads it resamples). What is converted, once, to
+16-bit mono FLAC at its own rate: more channels (averaged), every other format, and what a corpus cuts or mixes out of recordings.
+"""
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioLoadingError, DurationMismatchError
+from lhotse.cut import Cut, MixedCut
+from torch import Tensor
+
+from audiotok import audio
+from audiotok.data.splits import SPLITS
+from audiotok.files import fingerprint, whole_file, write_json, write_jsonl
+
+USED_IN_PLACE = (".wav", ".flac")
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance as a corpus lists it, before anything was read."""
+
+    id: str
+    sound: Path | Cut  # a file, or a cut or mixture that Lhotse renders
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None  # two letters
+    custom: Mapping[str, Any] = field(default_factory=dict)
+
+
+Corpus = Callable[[], Mapping[str, Iterable[Utterance]]]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    id: str
+    split: str
+    path: str
+    reason: str
+
+
+def write_manifests(
+    folder: Path,
+    utterances: Mapping[str, Sequence[Utterance]],
+    *,
+    max_rejected: float,
+    max_seconds: float,
+    workers: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Rejected]:
+    """The recordings left out; `folder` then holds the manifests of the others, in the order of their ids.
+
+    `max_rejected` is the share of all recordings that may be left out, `max_seconds` the longest that is kept, `workers` the number of
+    processes. `progress` is told how many more are done. Raises ValueError where more are bad, where an id is given twice, where a split
+    is not one of train, dev and test, and where nothing is left.
+    """
+    _refuse_unknown_splits(utterances)
+    _refuse_duplicates(utterances)
+    jobs = [(split, utterance) for split in SPLITS for utterance in sorted(utterances.get(split, ()), key=lambda utterance: utterance.id)]
+    cuts: dict[str, list[MonoCut]] = {split: [] for split in SPLITS}
+    rejected: list[Rejected] = []
+    for (split, _), result in zip(jobs, _checked(jobs, folder, max_seconds=max_seconds, workers=workers)):
+        if isinstance(result, Rejected):
+            rejected.append(result)
+        else:
+            cuts[split].append(result)
+        progress(1)
+    write_jsonl(folder / "rejected.jsonl", map(asdict, rejected))
+    _refuse_too_many(folder, rejected, total=len(jobs), max_rejected=max_rejected)
+    for split in filter(cuts.get, SPLITS):
+        _write_cuts(folder / f"cuts_{split}.jsonl.gz", cuts[split])
+    write_json(folder / "summary.json", [summary(split, cuts[split], rejected) for split in SPLITS])
+    return rejected
+
+
+def load_cuts(folder: Path, split: str) -> CutSet:
+    """The cuts of a split, in memory, each with an absolute path to its audio. Raises ValueError naming the splits there are."""
+    path = Path(folder) / f"cuts_{split}.jsonl.gz"
+    if not path.exists():
+        known = [name for name in SPLITS if (Path(folder) / f"cuts_{name}.jsonl.gz").exists()]
+        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(known) or 'none: run `audiotok prepare` first'}")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return CutSet([_located(MonoCut.from_dict(json.loads(line)), Path(folder)) for line in file])
+
+
+def summary(split: str, cuts: Sequence[MonoCut], rejected: Iterable[Rejected]) -> dict[str, Any]:
+    """One row of the table that `prepare` shows."""
+    segments = [cut.supervisions[0] for cut in cuts]
+    return {
+        "split": split,
+        "utterances": len(cuts),
+        "hours": round(sum(cut.duration for cut in cuts) / 3600, 4),
+        "speakers": len({segment.speaker for segment in segments} - {None}),
+        "languages": sorted({segment.language for segment in segments} - {None}),
+        "rejected": sum(row.split == split for row in rejected),
+    }
+
+
+def file_name(utterance_id: str) -> str:
+    """A name of plain letters, digits, - and _ for an id of any characters; ids that differ get names that differ."""
+    plain = re.sub(r"[^\w-]", "_", utterance_id, flags=re.ASCII)
+    if plain == utterance_id and len(plain) <= LONGEST_NAME:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{fingerprint(utterance_id)[:8]}"
+
+
+def _refuse_unknown_splits(utterances: Mapping[str, Sequence[Utterance]]) -> None:
+    if unknown := sorted(set(utterances) - set(SPLITS)):
+        raise ValueError(f"a corpus has the splits {', '.join(SPLITS)}; this one also gives {', '.join(unknown)}")
+
+
+def _refuse_duplicates(utterances: Mapping[str, Sequence[Utterance]]) -> None:
+    counts = Counter(utterance.id for utterance in chain.from_iterable(utterances.values()))
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{len(doubled)} ids are given more than once, such as {', '.join(doubled[:3])}; every utterance needs its own")
+
+
+def _refuse_too_many(folder: Path, rejected: Sequence[Rejected], *, total: int, max_rejected: float) -> None:
+    if total == 0:
+        raise ValueError("the corpus has no utterances: look at the folder and the choices in its data config")
+    if len(rejected) <= max_rejected * total and len(rejected) < total:
+        return
+    reasons = "; ".join(f"{row.path}: {row.reason}" for row in rejected[:3])
+    raise ValueError(
+        f"{len(rejected)} of {total} recordings are bad, more than prepare.max_rejected={max_rejected:g} allows ({reasons}); "
+        f"all of them are in {folder / 'rejected.jsonl'}"
+    )
+
+
+def _checked(jobs: Sequence[tuple[str, Utterance]], folder: Path, *, max_seconds: float, workers: int) -> Iterator[MonoCut | Rejected]:
+    check = partial(_check, folder=folder, max_seconds=max_seconds)
+    if workers <= 1:
+        yield from map(check, jobs)
+        return
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(check, jobs, chunksize=8)
+
+
+def _check(job: tuple[str, Utterance], *, folder: Path, max_seconds: float) -> MonoCut | Rejected:
+    split, utterance = job
+    try:
+        recording = _recording(utterance, Path("audio") / split, folder, max_seconds)
+    except ValueError as error:
+        path = str(utterance.sound) if isinstance(utterance.sound, Path) else ", ".join(map(str, _sources(utterance.sound)))
+        return Rejected(utterance.id, split, path, str(error).removeprefix(f"{path}: "))
+    return _cut(utterance, recording)
+
+
+def _recording(utterance: Utterance, subfolder: Path, folder: Path, max_seconds: float) -> Recording:
+    """The recording as it is where it can be used so, else a mono FLAC in `folder / subfolder`, named by a path inside `folder`."""
+    if isinstance(utterance.sound, Path):
+        wav_CT, sample_rate = audio.read_channels(utterance.sound, max_seconds=max_seconds)
+        if utterance.sound.suffix.lower() in USED_IN_PLACE and len(wav_CT) == 1:
+            return _described(utterance.id, utterance.sound.absolute(), sample_rate, wav_CT.shape[1])
+    else:
+        wav_CT, sample_rate = _rendered(utterance.sound, max_seconds)
+    path = subfolder / f"{file_name(utterance.id)}.flac"
+    audio.write(folder / path, wav_CT.mean(dim=0), sample_rate)
+    return _described(utterance.id, path, sample_rate, wav_CT.shape[1])
+
+
+def _described(recording_id: str, path: Path, sample_rate: int, num_samples: int) -> Recording:
+    source = AudioSource(type="file", channels=[0], source=str(path))
+    return Recording(
+        id=recording_id, sources=[source], sampling_rate=sample_rate, num_samples=num_samples, duration=num_samples / sample_rate
+    )
+
+
+def _rendered(cut: Cut, max_seconds: float) -> tuple[Tensor, int]:
+    """A cut's or a mixture's audio; a mixture louder than full scale is turned down as a whole rather than clipped."""
+    if cut.duration > max_seconds:
+        raise ValueError(f"lasts {cut.duration:.1f} s, more than {max_seconds:g} s")
+    for path in _sources(cut):
+        audio.read_channels(path)
+    try:
+        wav_CT = torch.from_numpy(cut.load_audio())
+    except (AudioLoadingError, DurationMismatchError) as error:
+        raise ValueError(f"Lhotse cannot render it: {str(error).splitlines()[0]}") from error
+    return wav_CT / max(1.0, float(wav_CT.abs().max())), cut.sampling_rate
+
+
+def _sources(cut: Cut) -> list[Path]:
+    tracks = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    return [Path(source.source) for track in tracks if track.has_recording for source in track.recording.sources]
+
+
+def _cut(utterance: Utterance, recording: Recording) -> MonoCut:
+    segment = SupervisionSegment(
+        id=utterance.id,
+        recording_id=utterance.id,
+        start=0.0,
+        duration=recording.duration,
+        text=utterance.text,
+        speaker=utterance.speaker,
+        language=utterance.language,
+    )
+    return MonoCut(
+        id=utterance.id,
+        start=0.0,
+        duration=recording.duration,
+        channel=0,
+        supervisions=[segment],
+        recording=recording,
+        custom=dict(utterance.custom) or None,
+    )
+
+
+def _write_cuts(path: Path, cuts: Iterable[MonoCut]) -> None:
+    """Lhotse's own format; without the time of day in the gzip header, so that the same cuts give the same bytes."""
+    with (
+        whole_file(path) as partial_path,
+        open(partial_path, "wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file,
+    ):
+        for cut in cuts:
+            file.write((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode())
+
+
+def _located(cut: MonoCut, folder: Path) -> MonoCut:
+    for source in cut.recording.sources:
+        source.source = str(folder.absolute() / source.source)
+    return cut
