@@ -49,7 +49,7 @@ class LogMel:
         return (self.filters_MF.to(wav_T.device) @ spectrum_FN.abs()).clamp(min=self.floor).log10().T
 
     def to_linear(self, log_mel_NM: Tensor) -> Tensor:
-        """Magnitudes [N, FFT bins] that the bands may have come from: each bin is the mean of the bands over it, weighted by their height."""
+        """Magnitudes [N, FFT bins] the bands may have come from: each bin is the mean of the bands over it, weighted by their height."""
         filters_MF = self.filters_MF.to(log_mel_NM.device)
         level_NM = 10**log_mel_NM / filters_MF.sum(dim=1)
         return level_NM @ (filters_MF / filters_MF.sum(dim=0).clamp(min=1e-8))
