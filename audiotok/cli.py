@@ -1,0 +1,186 @@
+"""audiotok STAGE RECIPE [key=value ...]: run one stage of one recipe.
+
+  audiotok --help           stages, recipes, examples
+  audiotok STAGE --help     what the stage reads, writes and can be told
+
+RECIPE is a name under recipes/, or the path of a .yaml file of your own. key=value changes a setting; GROUP=NAME chooses another
+component (tokenizer=lyra). --debug shows the traceback of an error.
+"""
+
+import difflib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from audiotok import stages
+
+_HERE = Path(__file__).resolve().parent
+ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
+ORDER = ("prepare", "fit", "tokenize", "align", "train", "synthesize", "decode", "evaluate", "report")
+EXAMPLES = """\
+  audiotok prepare prompts/tts
+  audiotok tokenize prompts/tts tokenizer=kmeans_whisper
+  audiotok train prompts/tts train.steps=500 exp_dir=exp/quick
+  audiotok synthesize prompts/tts synthesize.text="Good morning." synthesize.out=hello.wav"""
+
+
+class UsageError(ValueError):
+    """What the user typed does not exist; the message names the nearest thing that does."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        _dispatch(argv)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException) as error:
+        if debug:
+            raise
+        raise SystemExit(f"audiotok: {_one_line(error)}") from None
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+        return
+    name = _known(argv[0], stage_names(), "stage")
+    if len(argv) > 1 and argv[1] in ("-h", "--help"):
+        print(stage_help(name))
+        return
+    if len(argv) < 2:
+        raise UsageError(f"audiotok {name} wants a recipe; there are: {', '.join(recipe_names())}")
+    cfg = load(argv[1], argv[2:])
+    importlib.import_module(f"audiotok.stages.{name}").run(cfg)
+
+
+def stage_names() -> list[str]:
+    """The stages, in the order in which a recipe runs them."""
+    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"paths"}
+    return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
+
+
+def recipe_names() -> list[str]:
+    return sorted(str(path.relative_to(ROOT / "recipes").with_suffix("")) for path in (ROOT / "recipes").rglob("*.yaml"))
+
+
+def overview() -> str:
+    lines = [f"  {name:<12}{_doc(name).splitlines()[0]}" for name in stage_names()]
+    recipes = "\n".join(f"  {name}" for name in recipe_names())
+    return f"{(__doc__ or '').strip()}\n\nstages\n" + "\n".join(lines) + f"\n\nrecipes\n{recipes}\n\nexamples\n{EXAMPLES}"
+
+
+def stage_help(name: str) -> str:
+    """The stage's contract and the settings that it can be told, with their defaults."""
+    sections = importlib.import_module(f"audiotok.stages.{name}").SECTIONS
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("config", overrides=["recipe=RECIPE"])
+    common = ("seed", "device", "overwrite", "exp_root", "exp_dir")
+    shown = OmegaConf.create({key: cfg[key] for key in (*sections, *common) if key in cfg})
+    groups = [f"  {group}={'|'.join(group_options(group))}" for group in sections if group_options(group)]
+    choices = "components to choose\n" + "\n".join(groups) + "\n\n" if groups else ""
+    settings = "\n".join(f"  {line}" for line in OmegaConf.to_yaml(shown).splitlines())
+    return f"audiotok {name} RECIPE [key=value ...]\n\n{_doc(name)}\n\n{choices}settings and their defaults\n{settings}"
+
+
+def group_options(group: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
+    folder, name, label = _locate(recipe)
+    wanted = [f"hydra.searchpath=[file://{folder.parent}]", f"+{folder.name}={name}", f"recipe={label}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        plain = compose("config", overrides=wanted, return_hydra_config=True)
+        _check(overrides, plain)
+        cfg = compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
+    choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", folder.name))}
+    with open_dict(cfg):
+        del cfg["hydra"]
+        cfg.choices = choices
+    return cfg
+
+
+def _locate(recipe: str) -> tuple[Path, str, str]:
+    """(folder on the search path, name in it, label) of a recipe's name, or of a .yaml file."""
+    if recipe.endswith((".yaml", ".yml")):
+        path = Path(recipe).resolve()
+        if not path.is_file():
+            raise UsageError(f"no recipe file {recipe}; there are recipes by name: {', '.join(recipe_names())}")
+        return path.parent, path.stem, path.stem
+    return ROOT / "recipes", _known(recipe, recipe_names(), "recipe"), recipe
+
+
+def _check(overrides: Iterable[str], cfg: DictConfig) -> None:
+    """Refuse an override that names no setting, no component, or gives a setting a value of another type."""
+    for text in overrides:
+        if "=" not in text or text.startswith("-"):
+            raise UsageError(f"got {text!r}; settings are given as key=value")
+        override = OverridesParser.create().parse_override(text)
+        key = override.key_or_group
+        if override.is_add() or override.is_delete() or override.is_sweep_override():
+            continue
+        if group_options(key):
+            if override.value() not in group_options(key):
+                raise UsageError(f"no {key} {override.value()!r}{_nearest(str(override.value()), group_options(key))}")
+        else:
+            _check_value(key, override.value(), cfg)
+
+
+def _check_value(key: str, value: object, cfg: DictConfig) -> None:
+    keys = list(_leaves(OmegaConf.to_container(cfg, resolve=False)))
+    if key not in keys:
+        raise UsageError(f"no setting {key!r}{_nearest(key, [known for known in keys if not known.startswith('hydra')])}")
+    found = OmegaConf.select(cfg, key, throw_on_missing=False) if not OmegaConf.is_missing(cfg, key) else None
+    if found is None or value is None or isinstance(found, str) or OmegaConf.is_config(found):
+        return
+    right = isinstance(value, bool) if isinstance(found, bool) else not isinstance(value, bool) and isinstance(value, (int, float))
+    if isinstance(found, int) and not isinstance(found, bool):
+        right = right and isinstance(value, int)
+    if not right:
+        raise UsageError(f"{key}={value}: wants {type(found).__name__}, such as {str(found).lower()}")
+
+
+def _leaves(node: object, prefix: str = "") -> Iterable[str]:
+    if prefix:
+        yield prefix
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _known(name: str, names: Sequence[str], kind: str) -> str:
+    if name not in names:
+        raise UsageError(f"no {kind} {name!r}{_nearest(name, names)}")
+    return name
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(names)}"
+
+
+def _one_line(error: BaseException) -> str:
+    """The innermost reason of an error, on one line."""
+    while isinstance(error, (InstantiationException, HydraException)) and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _doc(name: str) -> str:
+    return (importlib.import_module(f"audiotok.stages.{name}").__doc__ or "").strip()
+
+
+if __name__ == "__main__":
+    main()

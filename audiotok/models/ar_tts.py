@@ -1,0 +1,220 @@
+"""Autoregressive text to speech over codes, each frame told which phoneme it belongs to.
+
+A decoder-only transformer reads the phonemes, then one position per frame (or per position of the transform's layout):
+
+    p l iː z | c0 c1 c2 c3 ...        position n sees the codes before n, its phoneme (with neighbours), and its place in it
+               +p +p +l +iː
+
+Left to itself, attention over a short corpus does not find which phoneme is being spoken; told so, the model can neither skip nor repeat
+(the idea of VALL-E R, arXiv 2406.07855). In training the phoneme of a frame comes from the aligner; in synthesis from durations that the
+model predicts. Codebooks go in as a sum of embeddings and come out of one head each (MusicGen, arXiv 2306.05284).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiotok.nn.transformer import Transformer
+from audiotok.types import TokenSpec
+
+PLACES = 32  # frames from the start of a phoneme, and to its end, that are told apart
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is to be spoken, padded with 0: phoneme ids and stress [B, P], lengths [B], speaker and language ids [B]."""
+
+    phonemes_BP: Tensor
+    stress_BP: Tensor
+    lengths_B: Tensor
+    speaker_B: Tensor
+    language_B: Tensor
+
+    def to(self, device: torch.device | str) -> "Text":
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Path:
+    """Which phoneme each position speaks: its index, the frames since the phoneme's start and to its end, all [B, N]."""
+
+    phoneme_BN: Tensor
+    since_BN: Tensor
+    until_BN: Tensor
+
+    def to(self, device: torch.device | str) -> "Path":
+        return Path(self.phoneme_BN.to(device), self.since_BN.to(device), self.until_BN.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances with their codes [B, K, N] in the transform's layout (-1 past the end and where the layout has a hole)."""
+
+    text: Text
+    path: Path
+    codes_BKN: Tensor
+    durations_BP: Tensor  # frames, fractional
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.text.to(device), self.path.to(device), self.codes_BKN.to(device), self.durations_BP.to(device))
+
+
+class ArTts(nn.Module):
+    """See the module's docstring. `spec` is that of the transformed codes."""
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        *,
+        num_phonemes: int,
+        num_speakers: int,
+        num_languages: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
+        text_layers: int,
+        replace_codes: float,
+        blank_frames: float,
+        duration_weight: float,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.replace_codes, self.blank_frames, self.duration_weight = replace_codes, blank_frames, duration_weight
+        self.text = TextEncoder(num_phonemes, width=width, layers=text_layers, dropout=dropout)
+        self.speaker = nn.Embedding(num_speakers, width)
+        self.language = nn.Embedding(num_languages, width)
+        self.duration = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.since, self.until = nn.Embedding(PLACES, width), nn.Embedding(PLACES, width)
+        self.codes = nn.Embedding(sum(spec.codebook_sizes), width)
+        self.start = nn.Parameter(torch.zeros(width))
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
+        self.heads = nn.Linear(width, sum(spec.codebook_sizes))
+        self.register_buffer("offsets_K", torch.tensor(spec.vocabulary_offsets), persistent=False)
+        for embedding in (self.speaker, self.language, self.since, self.until):
+            nn.init.normal_(embedding.weight, std=0.1)
+        nn.init.normal_(self.codes.weight, std=spec.num_codebooks**-0.5)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy per code plus the weighted error of log durations."""
+        text_BPD = self.encode_text(batch.text)
+        frames_BND = self.embed_path(text_BPD, batch.path) + self.embed_history(self.spoil(batch.codes_BKN))
+        hidden_BND = self.decode(text_BPD, batch.text.lengths_B, self.dropout(frames_BND))
+        codes = self.code_loss(hidden_BND, batch.codes_BKN)
+        durations = self.duration_loss(text_BPD, batch)
+        return codes + self.duration_weight * durations, {"codes": codes.detach(), "durations": durations.detach()}
+
+    def code_loss(self, hidden_BND: Tensor, codes_BKN: Tensor) -> Tensor:
+        losses = [
+            F.cross_entropy(logits_BNV.float().flatten(0, 1), codes_BKN[:, k].flatten(), ignore_index=-1, reduction="sum")
+            for k, logits_BNV in enumerate(self.logits(hidden_BND))
+        ]
+        return torch.stack(losses).sum() / (codes_BKN >= 0).sum().clamp_min(1)
+
+    def duration_loss(self, text_BPD: Tensor, batch: Batch) -> Tensor:
+        inside_BP = torch.arange(text_BPD.shape[1], device=text_BPD.device) < batch.text.lengths_B[:, None]
+        error_BP = F.smooth_l1_loss(self.log_durations(text_BPD), batch.durations_BP.log1p(), reduction="none")
+        return error_BP[inside_BP].mean()
+
+    def encode_text(self, text: Text) -> Tensor:
+        """Phonemes with their neighbours, speaker and language: [B, P, D]."""
+        who_B1D = (self.speaker(text.speaker_B) + self.language(text.language_B))[:, None]
+        return self.text(text.phonemes_BP, text.stress_BP, lengths_B=text.lengths_B) + who_B1D
+
+    def log_durations(self, text_BPD: Tensor) -> Tensor:
+        """log(1 + frames) of each phoneme, [B, P]."""
+        return self.duration(text_BPD).squeeze(-1).float()
+
+    def embed_path(self, text_BPD: Tensor, path: Path) -> Tensor:
+        """What each position is told of its phoneme, [B, N, D]."""
+        phoneme_BND = text_BPD.gather(1, path.phoneme_BN[..., None].expand(-1, -1, text_BPD.shape[2]))
+        return phoneme_BND + self.since(path.since_BN.clamp_max(PLACES - 1)) + self.until(path.until_BN.clamp_max(PLACES - 1))
+
+    def embed_codes(self, codes_BKN: Tensor) -> Tensor:
+        """Sum over codebooks, [B, N, D]; a code of -1 adds nothing."""
+        known_BNK = (codes_BKN >= 0).transpose(1, 2)
+        ids_BNK = (codes_BKN.clamp_min(0) + self.offsets_K[:, None]).transpose(1, 2)
+        bags = F.embedding_bag(
+            ids_BNK.flatten(0, 1), self.codes.weight, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(self.codes.weight.dtype)
+        )
+        return bags.unflatten(0, ids_BNK.shape[:2])
+
+    def embed_history(self, codes_BKN: Tensor) -> Tensor:
+        """The codes before each position: those of the position before, and a learned start at the first, [B, N, D]."""
+        start_B1D = self.start.expand(codes_BKN.shape[0], 1, -1)
+        return torch.cat([start_B1D, self.embed_codes(codes_BKN[..., :-1])], 1)
+
+    def spoil(self, codes_BKN: Tensor) -> Tensor:
+        """The codes with some replaced at random and some positions blank, against exposure bias; unchanged outside training."""
+        if not self.training:
+            return codes_BKN
+        share_B11 = 2 * self.replace_codes * torch.rand(codes_BKN.shape[0], 1, 1, device=codes_BKN.device)
+        sizes_K1 = torch.tensor(self.spec.codebook_sizes, device=codes_BKN.device)[:, None]
+        random_BKN = (torch.rand(codes_BKN.shape, device=codes_BKN.device) * sizes_K1).long()
+        replaced = (torch.rand(codes_BKN.shape, device=codes_BKN.device) < share_B11) & (codes_BKN >= 0)
+        blank = torch.rand(codes_BKN.shape[0], 1, codes_BKN.shape[2], device=codes_BKN.device) < self.blank_frames
+        return torch.where(replaced, random_BKN, codes_BKN).masked_fill(blank, -1)
+
+    def decode(self, text_BPD: Tensor, text_lengths_B: Tensor, frames_BND: Tensor) -> Tensor:
+        """Hidden states of the frames. Each row is its phonemes, then at once its frames: no gap is left between."""
+        width, num_frames = text_BPD.shape[1], frames_BND.shape[1]
+        place_BS = torch.arange(width + num_frames, device=frames_BND.device).expand(frames_BND.shape[0], -1)
+        source_BS = torch.where(place_BS < text_lengths_B[:, None], place_BS, place_BS - text_lengths_B[:, None] + width)
+        row_BSD = _take(torch.cat([text_BPD, frames_BND], 1), source_BS.clamp_max(width + num_frames - 1))
+        hidden_BSD = self.transformer(row_BSD)
+        return _take(hidden_BSD, text_lengths_B[:, None] + torch.arange(num_frames, device=frames_BND.device))
+
+    def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
+        """Of each codebook, [B, N, V_k]."""
+        return self.heads(hidden_BND).split(self.spec.codebook_sizes, dim=-1)
+
+    @torch.inference_mode()
+    def predict_durations(self, text: Text) -> list[Tensor]:
+        """Frames of each phoneme, fractional, one tensor [P] a row."""
+        durations_BP = self.log_durations(self.encode_text(text)).expm1().clamp_min(0)
+        return [row[:length] for row, length in zip(durations_BP, text.lengths_B.tolist())]
+
+    @torch.inference_mode()
+    def stepper(self, text: Text, path: Path) -> Callable[[Tensor, int], Sequence[Tensor]]:
+        """The step that the engine calls: codes [B, K] of the position before (unused at 0), position -> logits [B, V_k] per codebook."""
+        text_BPD = self.encode_text(text)
+        path_BND = self.embed_path(text_BPD, path)
+        cache = self.transformer.cache(text_BPD.shape[0], positions=text_BPD.shape[1] + path_BND.shape[1])
+        self.transformer(text_BPD, cache=cache, lengths_B=text.lengths_B)
+
+        @torch.inference_mode()
+        def step(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
+            history_B1D = self.embed_codes(previous_BK[..., None]) if position else self.start.expand(text_BPD.shape[0], 1, -1)
+            hidden_B1D = self.transformer(path_BND[:, position : position + 1] + history_B1D, cache=cache)
+            return [logits_B1V[:, 0] for logits_B1V in self.logits(hidden_B1D)]
+
+        return step
+
+
+class TextEncoder(nn.Module):
+    """Embeddings of phonemes and stress, each mixed with its neighbours by residual convolutions: [B, P, D]."""
+
+    def __init__(self, num_phonemes: int, *, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.phoneme = nn.Embedding(num_phonemes, width)
+        self.stress = nn.Embedding(3, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, phonemes_BP: Tensor, stress_BP: Tensor, *, lengths_B: Tensor) -> Tensor:
+        inside_BP1 = (torch.arange(phonemes_BP.shape[1], device=phonemes_BP.device) < lengths_B[:, None])[..., None]
+        hidden_BPD = self.phoneme(phonemes_BP) + self.stress(stress_BP)
+        for norm, convolution in zip(self.norms, self.convolutions):
+            mixed_BPD = convolution((norm(hidden_BPD) * inside_BP1).transpose(1, 2)).transpose(1, 2)
+            hidden_BPD = hidden_BPD + self.dropout(F.gelu(mixed_BPD))
+        return hidden_BPD * inside_BP1
+
+
+def _take(hidden_BND: Tensor, index_BM: Tensor) -> Tensor:
+    return hidden_BND.gather(1, index_BM[..., None].expand(-1, -1, hidden_BND.shape[2]))

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What each tokenizer loses on the English prompts. tokenizers="dmel lyra" ./run.sh
+. "$(dirname "$0")/../../../tools/stages.sh"
+recipe=prompts/resynthesis
+
+stage 0 prepare                                                                                            # corpus    -> manifests
+for choice in ${tokenizers:-dmel}; do stage 1 tokenize "tokenizer=$choice"; done                           # manifests -> token stores
+for choice in ${tokenizers:-dmel}; do stage 2 decode "tokenizer=$choice"; done                             # tokens    -> wavs
+stage 3 evaluate                                                                                           # wavs      -> scores
+stage 4 report                                                                                             # scores    -> report.html
