@@ -1,0 +1,132 @@
+"""A checkpoint is a folder `step_00001000/` with the weights and all that training needs to go on as if never stopped.
+
+    step_00001000/
+        model.safetensors     the weights
+        ema.safetensors       their moving average: what speaks
+        training.pt           the optimizer, the step, the running means of the log; tensors and numbers only
+        NAME.json             what the caller wants beside them: the resolved config, the token spec
+
+A folder is whole or absent. No pickle is ever executed: weights are safetensors, and `training.pt` is read with `weights_only=True`.
+There is no random state to save: every step seeds its own (see `audiotok.training.loop`).
+"""
+
+import pickle
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from audiotok import distributed, files
+from audiotok.training.ema import EMA
+
+NAME = re.compile(r"step_\d{8,}")
+
+
+@dataclass
+class TrainState:
+    """All that changes while training; a checkpoint is exactly this."""
+
+    model: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the values since the last line of the log
+    count: int = 0  # of steps in `sums`
+
+
+def save(folder: Path, state: TrainState, *, records: Mapping[str, Any], keep: int) -> Path:
+    """The checkpoint, written by rank 0; of the older ones the newest `keep - 1` stay. `records` become NAME.json beside the weights."""
+    path = folder / f"step_{state.step:08d}"
+    if distributed.is_main():
+        _write(path, state, records=records)
+        _prune(folder, keep=keep)
+    distributed.barrier()
+    return path
+
+
+def _write(path: Path, state: TrainState, *, records: Mapping[str, Any]) -> None:
+    with files.whole_folder(path) as partial:
+        save_file(_plain(state.model), partial / "model.safetensors")
+        save_file(_plain(state.ema.model), partial / "ema.safetensors")
+        training = {"step": state.step, "optimizer": state.optimizer.state_dict(), "sums": state.sums, "count": state.count}
+        torch.save(training, partial / "training.pt")
+        for name, value in records.items():
+            files.write_json(partial / f"{name}.json", value)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=lambda path: int(path.name[5:]))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def restore(path: Path, state: TrainState) -> None:
+    """Bring the state to where the checkpoint was written. Raises ValueError where the checkpoint is damaged or of another model."""
+    load_weights(path / "model.safetensors", state.model)
+    load_weights(path / "ema.safetensors", state.ema.model)
+    device = next(state.model.parameters()).device
+    training = _read_training(path / "training.pt", device=device)
+    state.optimizer.load_state_dict(training["optimizer"])
+    state.step, state.sums, state.count = training["step"], training["sums"], training["count"]
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Fill the model with the weights of one file, all of them and no others.
+
+    Raises ValueError naming what is missing, unexpected or of another shape, and where the file is absent or damaged.
+    """
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; give a step_* folder of a training run") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete its folder to go on from the checkpoint before it") from error
+    mismatches = list(_mismatches(model.state_dict(), weights))
+    if mismatches:
+        more = f" and {len(mismatches) - 8} more" if len(mismatches) > 8 else ""
+        raise ValueError(f"{path} holds the weights of another model: {'; '.join(mismatches[:8])}{more}")
+    model.load_state_dict(weights)
+
+
+def _plain(model: nn.Module) -> dict[str, Tensor]:
+    # Clones, because safetensors refuses tensors that share memory (tied weights).
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def _mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            yield f"{name} is missing"
+        elif name not in wanted:
+            yield f"{name} is unexpected"
+        elif wanted[name].shape != found[name].shape:
+            yield f"{name} is {list(found[name].shape)}, the model's is {list(wanted[name].shape)}"
+
+
+def _read_training(path: Path, *, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; the checkpoint is not one that training can go on from") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} is damaged or unsafe to read ({reason}); delete its folder to go on from the one before it") from error
+
+
+def _prune(folder: Path, *, keep: int) -> None:
+    for path in checkpoints(folder)[:-keep]:
+        path.rename(path.with_name(f"{path.name}.partial"))  # so that a half-removed one never looks whole
+    for path in folder.glob("step_*.partial"):
+        shutil.rmtree(path)

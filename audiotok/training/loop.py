@@ -1,0 +1,151 @@
+"""The one training loop. What differs between models is in `model.loss(batch) -> (loss, values)`, what differs between data in `batches`.
+
+A step is a pure function of the state before it, the seed and the step's number: its batch is `batches(step)`'s first, its random numbers
+(dropout, noise) are seeded by it. So a run that was killed at any moment and goes on from its newest checkpoint ends bit for bit where an
+undisturbed one does, on the same hardware, number of threads and PyTorch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from audiotok import distributed
+from audiotok.training import checkpoint, optim
+from audiotok.training.checkpoint import TrainState
+from audiotok.training.ema import EMA
+from audiotok.training.logging import Log
+from audiotok.training.precision import Precision, autocast
+
+
+class Batch(Protocol):
+    """What a model's loss takes."""
+
+    def to(self, device: torch.device) -> "Batch": ...
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; the keys of the `train` section that are not the data's."""
+
+    steps: int
+    learning_rate: float  # at its peak
+    warmup_steps: int
+    weight_decay: float
+    max_norm: float  # of the gradient
+    ema_decay: float
+    precision: Precision
+    log_every: int
+    save_every: int
+    validate_every: int
+    keep: int  # checkpoints, newest first
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "validate_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is at least 1; got {getattr(self, name)}")
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Batch]],
+    *,
+    folder: Path,
+    settings: TrainSettings,
+    seed: int,
+    device: torch.device,
+    dev: Sequence[Batch],
+    records: Mapping[str, Any],
+    progress: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Path:
+    """Train the model until `settings.steps`, going on from the newest checkpoint in `folder`; returns the last checkpoint.
+
+    `batches(step)` yields the batches from step `step` (counted from 0) on. `dev` batches are scored with the averaged weights, one and all
+    counting the same. `records` are written beside the weights of every checkpoint as NAME.json. `progress(step, values)` hears of every
+    step.
+    Raises FloatingPointError where the loss or its gradient stops being finite: nothing is saved from then on.
+    """
+    state = start(model, settings=settings, device=device)
+    last = checkpoint.latest(folder)
+    if last is not None:
+        checkpoint.restore(last, state)
+    if state.step >= settings.steps and last is not None:
+        return last
+    with Log(folder, step=state.step) as log:
+        stream = batches(state.step)
+        while state.step < settings.steps:
+            values = train_step(state, next(stream).to(device), settings=settings, seed=seed, last=last)
+            _log_means(state, values, log=log, every=settings.log_every)
+            if state.step % settings.validate_every == 0 and dev:
+                log.write(state.step, "dev", values=validate(state.ema.model, dev, settings=settings, seed=seed))
+            if state.step % settings.save_every == 0 or state.step == settings.steps:
+                last = checkpoint.save(folder, state, records=records, keep=settings.keep)
+            if progress is not None:
+                progress(state.step, {"loss": values["loss"].item()})
+    assert last is not None
+    return last
+
+
+def start(model: nn.Module, *, settings: TrainSettings, device: torch.device) -> TrainState:
+    """The state before the first step."""
+    model.to(device)
+    optimizer = optim.adamw(model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
+    return TrainState(model, EMA(model, decay=settings.ema_decay), optimizer)
+
+
+def train_step(state: TrainState, batch: Batch, *, settings: TrainSettings, seed: int, last: Path | None) -> dict[str, Tensor]:
+    """Make one step, in place; returns the model's values with `loss`, `grad_norm` and `learning_rate`, detached."""
+    step, device = state.step + 1, next(state.model.parameters()).device
+    torch.manual_seed(step_seed(seed, step, rank=distributed.rank()))
+    state.model.train()
+    with autocast(settings.precision, device=device):
+        loss, values = state.model.loss(batch)  # type: ignore[operator]
+    loss.backward()
+    distributed.average_gradients(state.model.parameters())
+    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.max_norm)
+    if not (torch.isfinite(loss) & torch.isfinite(grad_norm)):
+        raise FloatingPointError(
+            f"loss {loss.item()}, gradient norm {grad_norm.item()} at step {step}; last checkpoint: {last}; "
+            "lower train.learning_rate or train.max_norm, or set train.precision=fp32"
+        )
+    rate = optim.learning_rate(step, peak=settings.learning_rate, warmup_steps=settings.warmup_steps, steps=settings.steps)
+    optim.set_learning_rate(state.optimizer, rate)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step = step
+    state.ema.update(state.model, step=step)
+    scalars = {**values, "loss": loss, "grad_norm": grad_norm, "learning_rate": torch.tensor(rate, device=device)}
+    return {name: value.detach().float() for name, value in scalars.items()}
+
+
+@torch.no_grad()
+def validate(model: nn.Module, batches: Sequence[Batch], *, settings: TrainSettings, seed: int) -> dict[str, float]:
+    """The mean over batches of the loss and of the model's values; the same random numbers each time. Changes nothing."""
+    device, training, sums = next(model.parameters()).device, model.training, dict[str, float]()
+    torch.manual_seed(step_seed(seed, 0, rank=0))
+    model.eval()
+    for batch in batches:
+        with autocast(settings.precision, device=device):
+            loss, values = model.loss(batch.to(device))  # type: ignore[operator]
+        for name, value in {"loss": loss, **values}.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+    model.train(training)
+    return {name: total / len(batches) for name, total in sums.items()}
+
+
+def step_seed(seed: int, step: int, *, rank: int) -> int:
+    """The seed of one step's random numbers on one rank."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()) >> 1
+
+
+def _log_means(state: TrainState, values: Mapping[str, Tensor], *, log: Log, every: int) -> None:
+    for name, value in values.items():
+        state.sums[name] = state.sums.get(name, torch.zeros_like(value)) + value
+    state.count += 1
+    if state.step % every == 0:
+        log.write(state.step, "train", values={name: (total / state.count).item() for name, total in state.sums.items()})
+        state.sums, state.count = {}, 0

@@ -1,0 +1,58 @@
+"""Batches hold similar lengths, each item once an epoch, and depend on (seed, step) alone."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from audiotok.data.batching import BucketedBatches
+
+LENGTHS = np.random.default_rng(0).integers(20, 400, 500).tolist()
+
+
+def plan(seed: int = 1) -> BucketedBatches:
+    return BucketedBatches(LENGTHS, batch_frames=2400, seed=seed)
+
+
+def test_every_item_comes_once_an_epoch_and_every_batch_fits() -> None:
+    for epoch in range(3):
+        batches = plan().epoch(epoch)
+        assert sorted(index for batch in batches for index in batch) == list(range(500))
+        assert all(max(LENGTHS[index] for index in batch) * len(batch) <= 2400 for batch in batches)
+
+
+def test_little_of_a_batch_is_padding() -> None:
+    padded = sum(max(LENGTHS[index] for index in batch) * len(batch) for batch in plan().epoch(0))
+    assert sum(LENGTHS) / padded > 0.85
+    assert len(plan().epoch(0)) < 1.35 * sum(LENGTHS) / 2400
+
+
+def test_the_batches_from_a_late_step_are_those_of_the_whole_stream() -> None:
+    stream = list(islice(plan().from_step(0), 300))
+    assert len(stream) > 3 * len(plan().epoch(0))
+    for step in (1, 70, 199, 299):
+        assert next(plan().from_step(step)) == stream[step]
+        assert list(islice(plan().from_step(step), 300 - step)) == stream[step:]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_share_the_stream_out_between_them(world_size: int) -> None:
+    stream = list(islice(plan().from_step(0), 50 * world_size))
+    ranks = [list(islice(plan().from_step(0, rank=rank, world_size=world_size), 50)) for rank in range(world_size)]
+    assert [batch for step in zip(*ranks) for batch in step] == stream
+    assert list(islice(plan().from_step(31, rank=1, world_size=world_size), 19)) == ranks[1][31:]
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_company() -> None:
+    first, second, other = (set(map(frozenset, batches)) for batches in (plan().epoch(0), plan().epoch(1), plan(seed=2).epoch(0)))
+    assert len(first & second) < len(first) / 2 and len(first & other) < len(first) / 2
+    means = [np.mean([LENGTHS[index] for index in batch]) for batch in plan().epoch(0)]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.5, "short batches should not all come first"
+
+
+def test_an_item_that_fits_no_batch_and_an_empty_split_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"item 1 has 31 frames, a batch at most 30; raise train\.batch_frames"):
+        BucketedBatches([30, 31], batch_frames=30, seed=0)
+    with pytest.raises(ValueError, match="training split empty"):
+        BucketedBatches([], batch_frames=30, seed=0)
+    assert BucketedBatches([30], batch_frames=30, seed=0).epoch(0) == [[0]]
