@@ -21,6 +21,22 @@ def stop() -> None:
         distributed.destroy_process_group()
 
 
+def device(choice: str) -> torch.device:
+    """The device that `choice` names: auto, cpu, cuda, cuda:1 ...; auto is this process's GPU where there is one, else the CPU.
+
+    Raises ValueError for what PyTorch does not know or this machine does not have.
+    """
+    if choice == "auto":
+        choice = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(choice)
+    except RuntimeError as error:
+        raise ValueError(f"device={choice}: {str(error).splitlines()[0]}; set device=auto, cpu or cuda") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={choice}: there are {torch.cuda.device_count()} GPUs here; set device=auto or cpu")
+    return found
+
+
 def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from audiotok.store.schema import ABOUT, Utterance, code_columns, selected, shard_paths, to_utterances
+from audiotok.store.schema import ABOUT, Description, Utterance, code_columns, selected, shard_paths, to_utterances
 from audiotok.store.shards import Shard, opened, read_columns, read_footer, read_ids
 
 CACHED_GROUPS = 16
@@ -66,6 +66,10 @@ class TokenStore:
     def about(self) -> pa.Table:
         """Every column but the codes, in stored order: id, num_frames, num_samples, text, speaker, language, duration."""
         return pa.concat_tables([read_columns(shard.path, list(ABOUT)) for shard in self.shards]).replace_schema_metadata(None)
+
+    def descriptions(self) -> list[Description]:
+        """The rows of `about`."""
+        return [Description(**row) for row in self.about().to_pylist()]
 
     @property
     def _columns(self) -> list[str]:

@@ -3,7 +3,7 @@
 One list column a codebook, `codes_00`, `codes_01` ...: Parquet stores columns apart, so that a reader of the first four of dMel's 80
 codebooks decodes a twentieth of the bytes, in any tool and with nothing rewritten. One nested `codes` column would be a single leaf that
 can only be read whole. The price is list lengths and a footer entry for each column: 13 % more bytes for 80 codebooks of 16 codes, 11 %
-for 16, 5 % for 8 of 1024 (256 utterances of 2 to 10 seconds, against list<list>), while four of 80 codebooks read five times as fast as all.
+for 16, 5 % for 8 of 1024 (256 utterances of 2 to 10 seconds, against list<list>), while four of 80 read five times as fast as all.
 """
 
 import json
@@ -51,6 +51,19 @@ class Utterance:
     @property
     def num_frames(self) -> int:
         return self.codes_KN.shape[1]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A row of the store without its codes: to choose utterances and plan batches by."""
+
+    id: str
+    num_frames: int
+    num_samples: int
+    text: str | None
+    speaker: str | None
+    language: str | None
+    duration: float
 
 
 def shard_path(folder: Path, index: int) -> Path:

@@ -37,6 +37,10 @@ class TokenWriter:
         self.present[index] = write_shard(path, utterances, self.spec, failed=failed or {})
         self._ids |= ids
 
+    def ids(self, index: int) -> list[str]:
+        """The ids of a shard that is present, in its order."""
+        return read_ids(self.present[index].path)
+
     def _checked(self, path: Path) -> Shard:
         shard = read_footer(path)
         if shard.spec != self.spec:

@@ -127,6 +127,7 @@ def test_the_descriptive_columns_are_read_without_codes(tmp_path: Path) -> None:
     utterances = write(tmp_path, 6, 6)
     about = TokenStore(tmp_path).about()
     assert about.column_names == ["id", "num_frames", "num_samples", "text", "speaker", "language", "duration"]
+    assert [vars(row) for row in TokenStore(tmp_path).descriptions()] == about.to_pylist()
     assert about.to_pylist() == [{name: getattr(row, name) for name in about.column_names} for row in utterances]
 
 

@@ -1,0 +1,226 @@
+"""A corpus as codes: manifests and a tokenizer in, a token store for each split out.
+
+A shard holds `shard_utterances` neighbours of the corpus in its order. Within a shard, utterances of like length are encoded together, so
+that little padding is computed; the rows lie in the corpus's order again. Memory holds one shard's codes and two batches of audio, however
+long the corpus is. An utterance that cannot be read or encoded is left out with its reason, and its shard says so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from lhotse import MonoCut
+from torch import Tensor
+
+from audiotok import audio, files
+from audiotok.data.manifests import load_cuts
+from audiotok.data.splits import SPLITS
+from audiotok.store import TokenWriter, Utterance
+from audiotok.tokenizers.base import Tokenizer
+
+FAILED = "failed.jsonl"
+
+
+def tokenize_corpus(
+    manifests: Path,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    batch_seconds: float,
+    shard_utterances: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """Fill `folder / SPLIT` for each split of a corpus; the utterances that could not be tokenised, each with the reason.
+
+    The same are in `folder / failed.jsonl`. Otherwise as `tokenize_cuts`.
+    """
+    failed: dict[str, dict[str, str]] = {}
+    for split in splits_of(manifests):
+        failed[split] = tokenize_cuts(
+            load_cuts(manifests, split),
+            tokenizer,
+            folder / split,
+            batch_seconds=batch_seconds,
+            shard_utterances=shard_utterances,
+            device=device,
+            progress=progress,
+        )
+    rows = [{"id": id, "split": split, "reason": reason} for split, lost in failed.items() for id, reason in lost.items()]
+    files.write_jsonl(folder / FAILED, rows)
+    return {row["id"]: row["reason"] for row in rows}
+
+
+def splits_of(manifests: Path) -> list[str]:
+    """The splits that a folder of manifests has."""
+    return [split for split in SPLITS if (manifests / f"cuts_{split}.jsonl.gz").exists()]
+
+
+def num_utterances(manifests: Path) -> int:
+    """Of all splits of a folder of manifests."""
+    return sum(len(load_cuts(manifests, split)) for split in splits_of(manifests))
+
+
+def tokenize_cuts(
+    cuts: Iterable[MonoCut],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    batch_seconds: float,
+    shard_utterances: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """Fill `folder` with a split's shards; the utterances that could not be tokenised, each with the reason.
+
+    `batch_seconds` bounds the padded audio of a batch (an utterance that is longer is a batch of its own), and `progress` is told how many
+    more utterances are done. Shards that are there already are kept, so that an interrupted call goes on where it was. Raises ValueError
+    where `folder` holds another tokenizer's codes or other utterances, for an id that comes twice, and where a whole shard fails.
+    """
+    writer = TokenWriter(folder, tokenizer.spec)
+    failed: dict[str, str] = {}
+    for index, planned in enumerate(_chunks(cuts, shard_utterances)):
+        if index in writer.present:
+            _refuse_other_utterances(writer, index, planned)
+            progress(len(planned))
+        else:
+            shard = _tokenized(planned, tokenizer, batch_seconds=batch_seconds, device=device, progress=progress)
+            _refuse_total_loss(shard, planned, folder)
+            writer.write(index, shard.utterances, failed=shard.failed)
+        failed |= writer.present[index].failed
+    return failed
+
+
+@dataclass(frozen=True)
+class _Shard:
+    utterances: list[Utterance]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """An utterance's audio at the tokenizer's rate, or why there is none."""
+
+    cut: MonoCut
+    wav_T: Tensor
+    reason: str | None = None
+
+
+def _tokenized(
+    cuts: Sequence[MonoCut], tokenizer: Tokenizer, *, batch_seconds: float, device: torch.device, progress: Callable[[int], None]
+) -> _Shard:
+    done: dict[str, Utterance] = {}
+    failed: dict[str, str] = {}
+    for sounds in _read_ahead(batches_by_length(cuts, batch_seconds), tokenizer.spec.sample_rate):
+        failed |= {sound.cut.id: sound.reason for sound in sounds if sound.reason is not None}
+        codes, lost = _encode([sound for sound in sounds if sound.reason is None], tokenizer, device)
+        done |= {utterance.id: utterance for utterance in codes}
+        failed |= lost
+        progress(len(sounds))
+    order = [cut.id for cut in cuts]
+    return _Shard([done[id] for id in order if id in done], {id: failed[id] for id in order if id in failed})
+
+
+def batches_by_length(cuts: Sequence[MonoCut], batch_seconds: float) -> Iterator[list[MonoCut]]:
+    """Cuts of like length together, at most `batch_seconds` of padded audio in a batch, or one cut."""
+    batch: list[MonoCut] = []
+    for cut in sorted(cuts, key=lambda cut: (cut.duration, cut.id)):
+        if batch and cut.duration * (len(batch) + 1) > batch_seconds:
+            yield batch
+            batch = []
+        batch.append(cut)
+    if batch:
+        yield batch
+
+
+def _read_ahead(batches: Iterable[list[MonoCut]], sample_rate: int) -> Iterator[list[_Sound]]:
+    """Each batch's audio, the next batch being read while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for batch in batches:
+            previous, coming = coming, pool.submit(lambda cuts: [_read(cut, sample_rate) for cut in cuts], batch)
+            if previous is not None:
+                yield previous.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _read(cut: MonoCut, sample_rate: int) -> _Sound:
+    try:
+        return _Sound(cut, read_cut(cut, sample_rate))
+    except (ValueError, OSError) as error:
+        path = cut.recording.sources[0].source
+        return _Sound(cut, torch.zeros(0), f"cannot be read: {str(error).removeprefix(f'{path}: ')}")
+
+
+def read_cut(cut: MonoCut, sample_rate: int) -> Tensor:
+    """wav_T of a cut, which may be a part of its recording, at that rate.
+
+    Raises ValueError as `audio.read` does, and for a cut that reaches more than a hundredth of a second beyond its file.
+    """
+    path = Path(cut.recording.sources[0].source)
+    wav_T, rate = audio.read(path)
+    start, length = round(cut.start * rate), round(cut.duration * rate)
+    if start + length > len(wav_T) + rate // 100 or start >= len(wav_T):
+        raise ValueError(
+            f"{path}: {len(wav_T) / rate:.3f} s long, the cut {cut.id} wants {cut.start:.3f} to {cut.end:.3f} s; prepare it again"
+        )
+    return audio.resample(wav_T[start : start + length], rate, sample_rate)
+
+
+def _encode(sounds: Sequence[_Sound], tokenizer: Tokenizer, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
+    """The utterances of a batch, and the reasons of those that fail; one that fails in a batch is tried alone."""
+    if not sounds:
+        return [], {}
+    try:
+        wav_BT, lengths_B = audio.pad([sound.wav_T for sound in sounds])
+        with torch.inference_mode():
+            codes_BKN, frames_B = tokenizer.encode(wav_BT.to(device), lengths_B.to(device))
+    except (ValueError, RuntimeError) as error:
+        if len(sounds) > 1:
+            return _one_by_one(sounds, tokenizer, device)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return [], {sounds[0].cut.id: f"cannot be encoded: {error}"}
+    return [_utterance(sound, codes_KN[:, :frames]) for sound, codes_KN, frames in zip(sounds, codes_BKN.cpu(), frames_B.tolist())], {}
+
+
+def _one_by_one(sounds: Sequence[_Sound], tokenizer: Tokenizer, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
+    results = [_encode([sound], tokenizer, device) for sound in sounds]
+    return [row for rows, _ in results for row in rows], {id: why for _, failed in results for id, why in failed.items()}
+
+
+def _utterance(sound: _Sound, codes_KN: Tensor) -> Utterance:
+    segment = sound.cut.supervisions[0]
+    return Utterance(
+        id=sound.cut.id,
+        codes_KN=codes_KN.clone(),
+        num_samples=len(sound.wav_T),
+        text=segment.text,
+        speaker=segment.speaker,
+        language=segment.language,
+        duration=sound.cut.duration,
+    )
+
+
+def _chunks(cuts: Iterable[MonoCut], size: int) -> Iterator[list[MonoCut]]:
+    rest = iter(cuts)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _refuse_other_utterances(writer: TokenWriter, index: int, planned: Sequence[MonoCut]) -> None:
+    shard = writer.present[index]
+    wanted = [cut.id for cut in planned if cut.id not in shard.failed]
+    if writer.ids(index) != wanted or not shard.failed.keys() <= {cut.id for cut in planned}:
+        raise ValueError(f"{shard.path} holds other utterances than the corpus has now; delete {shard.path.parent} and tokenize again")
+
+
+def _refuse_total_loss(shard: _Shard, planned: Sequence[MonoCut], folder: Path) -> None:
+    """A whole shard that fails is a fault of the set-up, not of recordings; a lone recording may be bad."""
+    if not shard.utterances and len(planned) > 1:
+        id, reason = next(iter(shard.failed.items()))
+        raise ValueError(f"{folder}: all {len(planned)} utterances of a shard failed; the first: {id}: {reason}")

@@ -1,0 +1,49 @@
+"""Manifests -> token store.
+
+Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes) and its audio.
+Writes: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ with a folder of Parquet shards for each split (id, num_frames, num_samples, text, speaker,
+language, duration, and a list column for each codebook) and failed.jsonl (what could not be tokenised, with the reason). A killed run goes
+on behind its last whole shard.
+Told by: tokenizer (tokenizer=lyra), tokenize.batch_seconds, tokenize.shard_utterances, device; data and prepare as for prepare.
+"""
+
+import json
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from audiotok import distributed, files
+from audiotok.data.tokenization import FAILED, num_utterances, tokenize_corpus
+from audiotok.stages import paths
+
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
+
+
+def run(cfg: DictConfig) -> None:
+    manifests, console = paths.manifests(cfg), Console()
+    prepared = files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}")
+    tokenizer = instantiate(cfg.tokenizer)
+    folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
+
+    def work(partial: Path) -> None:
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+            task = progress.add_task(f"tokenizing with {cfg.choices.tokenizer}", total=num_utterances(manifests))
+            tokenize_corpus(
+                manifests,
+                tokenizer,
+                partial,
+                device=distributed.device(cfg.device),
+                progress=lambda more: progress.advance(task, more),
+                **cfg.tokenize,
+            )
+
+    spec = json.loads(tokenizer.spec.to_json())
+    settings = {"manifests": prepared, "tokenizer": cfg.choices.tokenizer, "spec": spec, "shard_utterances": cfg.tokenize.shard_utterances}
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True)
+    failed = sum(1 for _ in files.read_jsonl(folder / FAILED))
+    console.print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+    if failed:
+        console.print(f"could not be tokenised: {failed}; the reasons are in {folder / FAILED}")
