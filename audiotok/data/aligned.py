@@ -1,14 +1,21 @@
 """Utterances as phonemes, durations and codes, and how they become a batch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from audiotok.data.phonemes import PhonemeVocabulary
+from audiotok.store.reader import TokenStore
+from audiotok.store.schema import Utterance
+from audiotok.transforms.base import Transform
+from audiotok.types import TokenSpec
+
+KEPT_CODES = 2**28  # codes held in memory, four bytes each
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,18 @@ class FrontEnd:
     def from_dict(cls, value: dict) -> "FrontEnd":
         return cls(PhonemeVocabulary(tuple(value["phonemes"])), tuple(value["speakers"]), tuple(value["languages"]))
 
-    def speaker(self, name: str) -> int:
-        return _index(self.speakers, name, "speaker")
+    @classmethod
+    def of(cls, alignments: Iterable[dict], about: Iterable[dict]) -> "FrontEnd":
+        """Of the phonemes in a training split's alignments, and its speakers and languages."""
+        rows = list(about)
+        speakers, languages = ({row[key] or "" for row in rows} for key in ("speaker", "language"))
+        vocabulary = PhonemeVocabulary.of(row["phonemes"] for row in alignments)
+        return cls(vocabulary, tuple(sorted(speakers)), tuple(sorted(languages)))
 
-    def language(self, name: str) -> int:
-        return _index(self.languages, name, "language")
+    def line(self, phonemes: Sequence[str], speaker: str, language: str) -> Line:
+        """Raises ValueError naming what this model has never seen."""
+        ids, stress = self.vocabulary.encode(phonemes)
+        return Line(ids, stress, _index(self.speakers, speaker, "speaker"), _index(self.languages, language, "language"))
 
 
 def _index(known: Sequence[str], name: str, kind: str) -> int:
@@ -40,13 +54,71 @@ def _index(known: Sequence[str], name: str, kind: str) -> int:
 
 
 @dataclass(frozen=True)
-class Phonemes:
-    """What one utterance says: phoneme ids and stress [P], speaker and language ids."""
+class Line:
+    """What one utterance says and who says it: phoneme ids and stress [P], speaker and language ids."""
 
-    ids: list[int]
+    phonemes: list[int]
     stress: list[int]
     speaker: int
     language: int
+
+
+@dataclass(frozen=True)
+class AlignedUtterance:
+    """A line with the codes that speak it, in the layout of a transform."""
+
+    id: str
+    line: Line
+    durations_P: list[float]  # frames, fractional
+    path: tuple[Tensor, Tensor, Tensor]  # for each position its phoneme, frames since its start, frames to its end: [N'] each
+    codes_KN: Tensor  # -1 where the layout has a hole
+
+
+class AlignedCorpus(Sequence[AlignedUtterance]):
+    """A split's utterances that have both codes and an alignment, read from the store when asked for. `lengths` counts positions."""
+
+    def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Transform, front_end: FrontEnd) -> None:
+        self.store, self.transform, self.front_end = store, transform, front_end
+        about = store.about().to_pylist()
+        self.alignments = [alignments[row["id"]] for row in about if row["id"] in alignments and row["num_frames"]]
+        if not self.alignments:
+            raise ValueError(f"no utterance of {store.folder} is aligned; run `audiotok align` with the same recipe and settings first")
+        frames = {row["id"]: row["num_frames"] for row in about}
+        positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
+        self.lengths = [positions(frames[row["id"]]) for row in self.alignments]
+        self._kept: dict[str, Utterance] = {}
+        self._kept_codes = 0
+
+    def __len__(self) -> int:
+        return len(self.alignments)
+
+    def __getitem__(self, index: int) -> AlignedUtterance:  # type: ignore[override]
+        row = self.alignments[index]
+        utterance = self._read(row["id"])
+        durations_P = durations_in_frames(row["durations"], self.store.spec.frame_rate)
+        path = laid_out(boundaries(durations_P, utterance.num_frames), self.transform, self.store.spec)
+        line = self.front_end.line(row["phonemes"], utterance.speaker or "", utterance.language or "")
+        codes_KN = self.transform.apply(utterance.codes_KN.long(), self.store.spec)
+        holes_KN = ~self.transform.legal(utterance.num_frames, self.store.spec)
+        return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.masked_fill(holes_KN, -1))
+
+    def _read(self, id: str) -> Utterance:
+        """From memory the second time, as long as there is room: a row group is decoded for one row of it."""
+        if id in self._kept:
+            return self._kept[id]
+        utterance = self.store[id]
+        utterance = replace(utterance, codes_KN=utterance.codes_KN.to(torch.int32))
+        self._kept_codes += utterance.codes_KN.numel()
+        if self._kept_codes <= KEPT_CODES:
+            self._kept[id] = utterance
+        return utterance
+
+
+def laid_out(ends_P: Sequence[int], transform: Transform, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """`expand` at the positions of a transform's layout."""
+    frame_N = transform.frame_index(ends_P[-1], spec)
+    phoneme, since, until = (part[frame_N] for part in expand(ends_P))
+    return phoneme, since, until
 
 
 def boundaries(durations_P: Sequence[float], num_frames: int) -> list[int]:

@@ -82,6 +82,7 @@ def tokenize_cuts(
     """
     writer = TokenWriter(folder, tokenizer.spec)
     failed: dict[str, str] = {}
+    index = -1
     for index, planned in enumerate(_chunks(cuts, shard_utterances)):
         if index in writer.present:
             _refuse_other_utterances(writer, index, planned)
@@ -91,6 +92,8 @@ def tokenize_cuts(
             _refuse_total_loss(shard, planned, folder)
             writer.write(index, shard.utterances, failed=shard.failed)
         failed |= writer.present[index].failed
+    if more := sorted(set(writer.present) - set(range(index + 1))):
+        raise ValueError(f"{folder} holds more shards than the corpus fills ({more}); delete it and tokenize again")
     return failed
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audiotok.data.aligned import AlignedUtterance, Line, pad_rows
 from audiotok.nn.transformer import Transformer
 from audiotok.types import TokenSpec
 
@@ -33,6 +34,20 @@ class Text:
     speaker_B: Tensor
     language_B: Tensor
 
+    @classmethod
+    def of(cls, lines: Sequence[Line]) -> "Text":
+        return cls(
+            pad_rows([line.phonemes for line in lines]),
+            pad_rows([line.stress for line in lines]),
+            torch.tensor([len(line.phonemes) for line in lines]),
+            torch.tensor([line.speaker for line in lines]),
+            torch.tensor([line.language for line in lines]),
+        )
+
+    def rows(self, rows: Sequence[int]) -> "Text":
+        """Some of the rows, at the same width."""
+        return replace(self, **{field.name: getattr(self, field.name)[list(rows)] for field in fields(self)})
+
     def to(self, device: torch.device | str) -> "Text":
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
@@ -44,6 +59,10 @@ class Path:
     phoneme_BN: Tensor
     since_BN: Tensor
     until_BN: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> "Path":
+        return cls(*(pad_rows(parts) for parts in zip(*rows)))
 
     def to(self, device: torch.device | str) -> "Path":
         return Path(self.phoneme_BN.to(device), self.since_BN.to(device), self.until_BN.to(device))
@@ -57,6 +76,17 @@ class Batch:
     path: Path
     codes_BKN: Tensor
     durations_BP: Tensor  # frames, fractional
+
+    @classmethod
+    def of(cls, utterances: Sequence[AlignedUtterance]) -> "Batch":
+        codes_BNK = pad_rows([utterance.codes_KN.T for utterance in utterances], -1)
+        durations_BP = pad_rows([torch.tensor(utterance.durations_P) for utterance in utterances])
+        return cls(
+            Text.of([utterance.line for utterance in utterances]),
+            Path.of([utterance.path for utterance in utterances]),
+            codes_BNK.transpose(1, 2),
+            durations_BP,
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(self.text.to(device), self.path.to(device), self.codes_BKN.to(device), self.durations_BP.to(device))
