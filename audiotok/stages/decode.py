@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress
 
 from audiotok import distributed, files
@@ -24,7 +23,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "decode")
 
 
 def run(cfg: DictConfig) -> None:
-    console, name = Console(), cfg.choices.tokenizer
+    name = cfg.choices.tokenizer
     tokenizer = instantiate(cfg.tokenizer)
     if not isinstance(tokenizer, Decoder):
         raise ValueError(f"tokenizer={name} has no way back to sound; choose one that has, such as tokenizer=dmel")
@@ -36,7 +35,7 @@ def run(cfg: DictConfig) -> None:
     def work(partial: Path) -> None:
         store = TokenStore(tokens / "test")
         chosen = [row.id for row in select_utterances(store.descriptions(), **cfg.decode)]
-        with Progress(console=console) as progress:
+        with Progress() as progress:
             task = progress.add_task(f"decoding {name}", total=len(chosen))
             device = distributed.device(cfg.device)
             resynthesise(
@@ -45,4 +44,4 @@ def run(cfg: DictConfig) -> None:
 
     folder = paths.audio(cfg) / name
     made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True)
-    console.print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+    print(f"{folder} is there already" if made == "present" else f"{folder} is written")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import distributed, files
@@ -23,13 +22,13 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
 
 
 def run(cfg: DictConfig) -> None:
-    manifests, console = paths.manifests(cfg), Console()
+    manifests = paths.manifests(cfg)
     prepared = files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}")
     tokenizer = instantiate(cfg.tokenizer)
     folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
 
     def work(partial: Path) -> None:
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
             task = progress.add_task(f"tokenizing with {cfg.choices.tokenizer}", total=num_utterances(manifests))
             tokenize_corpus(
                 manifests,
@@ -44,6 +43,6 @@ def run(cfg: DictConfig) -> None:
     settings = {"manifests": prepared, "tokenizer": cfg.choices.tokenizer, "spec": spec, "shard_utterances": cfg.tokenize.shard_utterances}
     made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True)
     failed = sum(1 for _ in files.read_jsonl(folder / FAILED))
-    console.print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+    print(f"{folder} is there already" if made == "present" else f"{folder} is written")
     if failed:
-        console.print(f"could not be tokenised: {failed}; the reasons are in {folder / FAILED}")
+        print(f"could not be tokenised: {failed}; the reasons are in {folder / FAILED}")
