@@ -3,7 +3,7 @@
 Reads: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/test (what tokenize writes).
 Writes: EXP_DIR/audio/TOKENIZER/ with a FLAC of each chosen utterance, as long as its recording, and utterances.jsonl: what the tokenizer
 alone does to speech, for evaluate to score. The chosen utterances are those that synthesize speaks.
-Told by: tokenizer (one that can decode), decode.max_utterances, decode.min_words, device; data and prepare as for prepare.
+Told by: tokenizer (one that can decode), select.max_utterances, select.min_words, device; data and prepare as for prepare.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from audiotok.stages import paths
 from audiotok.store import TokenStore
 from audiotok.tokenizers.base import Decoder
 
-SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "decode")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "select")
 
 
 def run(cfg: DictConfig) -> None:
@@ -28,13 +28,13 @@ def run(cfg: DictConfig) -> None:
     if not isinstance(tokenizer, Decoder):
         raise ValueError(f"tokenizer={name} has no way back to sound; choose one that has, such as tokenizer=dmel")
     tokens = paths.tokens(cfg, tokenizer.spec.fingerprint)
-    settings = paths.settings(cfg, "tokenizer", "decode") | {
+    settings = paths.settings(cfg, "tokenizer", "select") | {
         "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe} tokenizer={name}")
     }
 
     def work(partial: Path) -> None:
         store = TokenStore(tokens / "test")
-        chosen = [row.id for row in select_utterances(store.descriptions(), **cfg.decode)]
+        chosen = [row.id for row in select_utterances(store.descriptions(), **cfg.select)]
         with Progress() as progress:
             task = progress.add_task(f"decoding {name}", total=len(chosen))
             device = distributed.device(cfg.device)
