@@ -41,9 +41,8 @@ def librimix(
     speech = corpus_folder(librispeech, "data.librispeech", source=LIBRISPEECH, expects=parts)
     noise = corpus_folder(wham, "data.wham", source=WHAM, expects=["tr", "cv", "tt"])
     described = corpus_folder(metadata, "data.metadata", source=METADATA, expects=tables)
-    work = (
-        Path(cache).expanduser().absolute() / f"librimix-{fingerprint([str(speech), str(noise), str(described), parts, num_speakers])[:8]}"
-    )
+    choices = fingerprint([str(speech), str(noise), str(described), parts, num_speakers])
+    work = Path(cache).expanduser().absolute() / choices[:8]
     _lay_out(work, speech, noise, described, parts, tables)
     found = prepared(
         prepare_librimix,
@@ -74,13 +73,8 @@ def _within(path: Path) -> Path:
 
 
 def _utterance(cut: MixedCut) -> Utterance:
-    return Utterance(
-        id=cut.id, sound=cut, language="en", custom={"sources": [_source(segment) for segment in sorted(cut.supervisions, key=_identity)]}
-    )
-
-
-def _identity(segment: SupervisionSegment) -> str:
-    return segment.id
+    sources = [_source(segment) for segment in sorted(cut.supervisions, key=lambda segment: segment.id)]
+    return Utterance(id=cut.id, sound=cut, language="en", custom={"sources": sources})
 
 
 def _source(segment: SupervisionSegment) -> dict[str, Any]:
