@@ -36,6 +36,20 @@ def manifests(cfg: DictConfig) -> Path:
     return Path(cfg.exp_root) / "data" / data_key(cfg)
 
 
+def fit_settings(cfg: DictConfig) -> dict:
+    """What a fitted tokenizer depends on: the corpus, how it is fitted, and every setting of its own but where it lies."""
+    own = settings(cfg.tokenizer, *(key for key in cfg.tokenizer if key != "fitted"))
+    return settings(cfg, "data", "prepare", "fit") | {"tokenizer": own}
+
+
+def fitted(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_root) / "tokenizers" / f"{cfg.choices.tokenizer}-{_short(fit_settings(cfg))}"
+
+
+# `fitted: ${fitted:}` in a tokenizer's YAML: whatever stage makes the tokenizer finds what `fit` left.
+OmegaConf.register_new_resolver("fitted", lambda *, _root_: str(fitted(_root_)), replace=True)
+
+
 def tokens(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
     return Path(cfg.exp_root) / "tokens" / data_key(cfg) / f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
 

@@ -89,7 +89,7 @@ def _read(folder: str | Path | None, name: str) -> bytes:
 
 def _interpreter(weights: bytes) -> Any:
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
     except ImportError as error:
         raise ValueError("lyra: LiteRT is not installed; pip install 'audiotok[lyra]'") from error
     return Interpreter(model_content=weights, num_threads=1)

@@ -1,0 +1,128 @@
+"""EnCodec (arXiv 2210.13438) through its own package: 24 kHz at 1.5 to 24 kbit/s, 48 kHz at 3 to 24 kbit/s."""
+
+from fractions import Fraction
+from math import prod
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from audiotok import files
+from audiotok.tokenizers import weights
+from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
+from audiotok.types import TokenSpec
+
+CHECKPOINTS = {24000: "encodec_24khz-d7cc33bc.th", 48000: "encodec_48khz-7e698e3e.th"}  # the suffix begins the file's SHA-256
+
+
+class Encodec:
+    """The residual codes of an EnCodec network at one of its bandwidths, as the package itself encodes one utterance.
+
+    The 48 kHz network is stereo and works on segments of 1 s, each scaled to an RMS of 1. Mono goes in on both channels and comes out as
+    their mean. Two things are lost there: the scales are no part of the codes, so every second is decoded to an RMS of `level`; and
+    segments do not overlap (the package's default is 1 %), because only so are there exactly 150 frames a second.
+    """
+
+    def __init__(self, network: Any, *, bandwidth: float, level: float | None) -> None:
+        """`bandwidth` in kbit/s; `level` is the RMS of decoded audio where the network normalises, None where it does not.
+
+        Raises ValueError for a bandwidth that the network does not have, and for a network whose segments overlap.
+        """
+        self.network = network.eval().requires_grad_(False)
+        if bandwidth not in self.network.target_bandwidths:
+            raise ValueError(f"encodec: got bandwidth={bandwidth} kbit/s; this network has {self.network.target_bandwidths}")
+        if self.network.segment is not None and self.network.overlap:
+            raise ValueError(
+                f"encodec: segments overlap by {self.network.overlap}, a whole number of frames a second needs network.overlap = 0"
+            )
+        if self.network.normalize != (level is not None):
+            raise ValueError(f"encodec: got level={level}; a network that normalises (48 kHz) needs one such as 0.1, others take null")
+        self.bandwidth = bandwidth
+        self.level = level
+        quantizer, frame_rate = self.network.quantizer, Fraction(self.network.sample_rate, prod(map(int, self.network.encoder.ratios)))
+        num_codebooks = quantizer.get_num_quantizers_for_bandwidth(self.network.frame_rate, bandwidth)
+        settings = {"kind": "encodec", "weights": weights.digest(network), "bandwidth": bandwidth, "segment": self.network.segment}
+        self.spec = TokenSpec(self.network.sample_rate, frame_rate, (quantizer.bins,) * num_codebooks, files.fingerprint(settings))
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path | None, *, sample_rate: Literal[24000, 48000], bandwidth: float, level: float | None
+    ) -> "Encodec":
+        """The published network: from a checkpoint file, a folder that holds it under its published name, or (None) its own site."""
+        try:
+            from encodec import EncodecModel  # noqa: PLC0415
+        except ImportError as error:
+            raise ValueError("encodec: the package is not installed; pip install 'audiotok[encodec]'") from error
+        makers = {24000: EncodecModel.encodec_model_24khz, 48000: EncodecModel.encodec_model_48khz}
+        if sample_rate not in makers:
+            raise ValueError(f"encodec: got sample_rate={sample_rate}; there are networks for {', '.join(map(str, makers))} Hz")
+        network = makers[sample_rate](pretrained=False)
+        network.overlap = 0.0
+        return cls(load_weights(network, _located(path, CHECKPOINTS[sample_rate])), bandwidth=bandwidth, level=level)
+
+    def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes_BKN, lengths_B in frames), coarsest codebook first."""
+        check_audio(wav_BT, lengths_B)
+        return encode_rows(self._encode, wav_BT, lengths_B)
+
+    def decode(self, codes_BKN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(wav_BT, lengths_B in samples)."""
+        check_codes(codes_BKN, lengths_B, self.spec)
+        return decode_rows(self._decode, codes_BKN, lengths_B)
+
+    def embed(self, codes_BKN: Tensor) -> Tensor:
+        """hidden_BKND: each codebook's vector; their sum over K is the latent that is decoded."""
+        layers = self.network.quantizer.vq.layers[: self.spec.num_codebooks]
+        codebooks_KVD = torch.stack([layer.codebook for layer in layers]).to(codes_BKN.device)
+        return codebooks_KVD[torch.arange(self.spec.num_codebooks, device=codes_BKN.device)[:, None], codes_BKN]
+
+    @torch.no_grad()
+    def _encode(self, wav_T: Tensor) -> Tensor:
+        network = self.network.to(wav_T.device)
+        network.set_target_bandwidth(self.bandwidth)
+        segments = network.encode(wav_T.expand(1, network.channels, -1))
+        return torch.cat([codes_1KN[0] for codes_1KN, _ in segments], dim=1)
+
+    @torch.no_grad()
+    def _decode(self, codes_KN: Tensor) -> Tensor:
+        network = self.network.to(codes_KN.device)
+        num_frames = codes_KN.shape[1] if network.segment is None else int(network.segment_length / self.spec.hop)
+        scale = None if self.level is None else torch.full((1, 1), self.level, device=codes_KN.device)
+        wav_1CT = network.decode([(segment_KN[None], scale) for segment_KN in codes_KN.split(num_frames, dim=1)])
+        return wav_1CT[0].mean(dim=0).clamp(-1, 1)
+
+
+def load_weights(network: nn.Module, path: Path) -> nn.Module:
+    """The network with a checkpoint's weights, every one of them. No pickled code is run: what is no plain tensors raises ValueError.
+
+    Where the file's name ends in -HASH, as the published ones do, its SHA-256 must begin so.
+    """
+    wanted = path.stem.rpartition("-")[2] if "-" in path.stem else ""
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; download {' or '.join(CHECKPOINTS.values())}, or set tokenizer.path=null to let it be fetched"
+        )
+    if not files.file_digest(path).startswith(wanted):
+        raise ValueError(f"{path}: damaged, its SHA-256 does not begin with {wanted}; download it again")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (UnpicklingError, RuntimeError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: not the weights of this network ({reason}); download it again") from error
+    return network
+
+
+def _located(path: str | Path | None, name: str) -> Path:
+    if path is not None:
+        return Path(path) / name if Path(path).is_dir() else Path(path)
+    target = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(f"https://dl.fbaipublicfiles.com/encodec/v0/{name}", str(target), progress=False)
+        except OSError as error:
+            raise ValueError(f"{name}: cannot be fetched ({error}); download it elsewhere and name it as tokenizer.path") from error
+    return target
