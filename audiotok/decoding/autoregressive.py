@@ -23,30 +23,33 @@ Step = Callable[[Tensor, int], Sequence[Tensor]]
 def generate(
     step: Step,
     *,
+    num_rows: int,
     codebook_sizes: Sequence[int],
     max_positions_B: Tensor,
     sampler: Sampler,
     seeds: Sequence[int],
+    device: torch.device | str,
     end: int | None = None,
     forced_BKN: Tensor | None = None,
     legal: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(codes_BKN, lengths_B): a row for each seed, -1 past its length.
+    """(codes_BKN, lengths_B) on `device`, -1 past a row's length; `seeds` are the rows' own.
 
     A row ends before the position at which codebook 0 is `end`, and after `max_positions_B` positions at the latest; the batch ends with
     its last row. `forced_BKN` holds the codes that must stand (prompts), -1 where the engine chooses. `legal` is (first_BKN, end_BKN): at
-    each place only codes first <= code < end are chosen (a transform's `legal_ids`), or `end`; both may be shorter than the longest row.
-    `progress(position)` hears of every position. Raises ValueError where sizes disagree, FloatingPointError where logits are not finite.
+    each place only codes first <= code < end are chosen (a transform's `legal_ids`), or `end`, and all codes where end <= first. All of
+    these may be shorter than the longest row. `progress(position)` hears of every position. Raises ValueError where sizes disagree,
+    FloatingPointError where logits are not finite.
     """
-    rows, codebooks, positions = len(seeds), len(codebook_sizes), _longest(max_positions_B, len(seeds))
-    _check_places(forced_BKN, legal, rows=rows, codebook_sizes=codebook_sizes)
-    device, window = max_positions_B.device, sampler.repetition_window or 0
+    _check_places(forced_BKN, legal, rows=num_rows, codebook_sizes=codebook_sizes)
+    max_positions_B, positions = _limits_of_rows(max_positions_B, seeds, rows=num_rows, device=device)
+    codebooks, window = len(codebook_sizes), sampler.repetition_window or 0
     groups = _groups(codebook_sizes, device=device)
     # The window before position 0 is part of the memory, so that the history has one shape from the first step on.
-    codes_BKM = torch.full((rows, codebooks, window + positions), NONE, device=device)
+    codes_BKM = torch.full((num_rows, codebooks, window + positions), NONE, device=device)
     lengths_B, active_B = torch.zeros_like(max_positions_B), max_positions_B > 0
-    uniforms, previous_BK = Uniforms(seeds), torch.full((rows, codebooks), NONE, device=device)
+    uniforms, previous_BK = Uniforms(seeds), torch.full((num_rows, codebooks), NONE, device=device)
     for position in range(positions):
         if not active_B.any():
             break
@@ -70,7 +73,7 @@ def generate(
         active_B = active_B & (lengths_B < max_positions_B)
         if progress is not None:
             progress(position)
-    longest = int(lengths_B.max()) if rows else 0
+    longest = int(lengths_B.max()) if num_rows else 0
     return codes_BKM[..., window : window + longest].clone(), lengths_B
 
 
@@ -98,7 +101,7 @@ def _choose(
     return chosen_BK
 
 
-def _groups(codebook_sizes: Sequence[int], *, device: torch.device) -> list[Tensor]:
+def _groups(codebook_sizes: Sequence[int], *, device: torch.device | str) -> list[Tensor]:
     """The indices of the codebooks of each size."""
     return [
         torch.tensor([k for k, other in enumerate(codebook_sizes) if other == size], device=device)
@@ -119,10 +122,11 @@ def _forced(chosen_BK: Tensor, forced_BKN: Tensor | None, *, position: int) -> T
     return torch.where(wanted_BK == NONE, chosen_BK, wanted_BK)
 
 
-def _longest(max_positions_B: Tensor, rows: int) -> int:
-    if tuple(max_positions_B.shape) != (rows,):
-        raise ValueError(f"{rows} seeds need {rows} maximal lengths; got {list(max_positions_B.shape)}")
-    return int(max_positions_B.max()) if rows else 0
+def _limits_of_rows(max_positions_B: Tensor, seeds: Sequence[int], *, rows: int, device: torch.device | str) -> tuple[Tensor, int]:
+    """The maximal lengths on the device, and the longest of them."""
+    if tuple(max_positions_B.shape) != (rows,) or len(seeds) != rows:
+        raise ValueError(f"{rows} rows need as many maximal lengths and seeds; got {list(max_positions_B.shape)} and {len(seeds)}")
+    return max_positions_B.to(device), int(max_positions_B.max()) if rows else 0
 
 
 def _check_places(forced_BKN: Tensor | None, legal: tuple[Tensor, Tensor] | None, *, rows: int, codebook_sizes: Sequence[int]) -> None:
@@ -133,8 +137,6 @@ def _check_places(forced_BKN: Tensor | None, legal: tuple[Tensor, Tensor] | None
         sizes_K1 = torch.tensor(list(codebook_sizes), device=forced_BKN.device)[:, None]
         if ((forced_BKN < NONE) | (forced_BKN >= sizes_K1)).any():
             raise ValueError(f"a forced code lies outside its codebook; the codebooks' sizes are {list(codebook_sizes)}")
-    if legal is not None and (legal[0] >= legal[1]).any():
-        raise ValueError("there is a place at which no code is legal: every first must be below its end")
 
 
 def _check_logits(logits: Sequence[Tensor], *, codebook_sizes: Sequence[int], position: int) -> None:

@@ -95,9 +95,9 @@ def min_p(logits_BV: Tensor, p: float) -> Tensor:
 
 
 def within(logits_BV: Tensor, first_B: Tensor, end_B: Tensor) -> Tensor:
-    """Keep the codes first <= code < end."""
-    code_V = torch.arange(logits_BV.shape[-1], device=logits_BV.device)
-    return logits_BV.masked_fill((code_V < first_B[..., None]) | (code_V >= end_B[..., None]), -math.inf)
+    """Keep the codes first <= code < end; all of them where end <= first."""
+    code_V, first_B1, end_B1 = torch.arange(logits_BV.shape[-1], device=logits_BV.device), first_B[..., None], end_B[..., None]
+    return logits_BV.masked_fill(((code_V < first_B1) | (code_V >= end_B1)) & (end_B1 > first_B1), -math.inf)
 
 
 def probabilities(logits_BV: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def invert_cdf(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(-1)
 
 
-def utterance_seed(seed: int, utterance: str) -> int:
+def seed_of(seed: int, utterance: str) -> int:
     """The seed of one utterance's random numbers, whatever batch it is in."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{utterance}".encode(), digest_size=8).digest()) >> 1
 

@@ -1,0 +1,201 @@
+"""Each rule against a slow reference, each distribution against its draws, each draw against its own random numbers."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiotok.decoding.samplers import Sampler, Uniforms, invert_cdf, min_p, probabilities, seed_of, top_k, top_p, within
+
+OFF = {
+    "temperature": 1.0,
+    "top_k": None,
+    "top_p": None,
+    "min_p": None,
+    "repetition_window": None,
+    "repetition_threshold": None,
+    "repetition_comparison": ">",
+}
+
+
+def sampler(**changes) -> Sampler:
+    return Sampler(**OFF | changes)
+
+
+def logits(rows: int = 40, size: int = 13, seed: int = 0) -> Tensor:
+    return 2 * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in row)
+    return [math.exp(value) / total for value in row]
+
+
+def slow_top_k(row: list[float], k: int) -> set[int]:
+    return {code for code, value in enumerate(row) if sum(other > value for other in row) < k}
+
+
+def slow_top_p(row: list[float], p: float) -> set[int]:
+    share, kept, mass = softmax(row), set(), 0.0
+    for code in sorted(range(len(row)), key=lambda code: -share[code]):
+        if kept and mass >= p:
+            break
+        kept.add(code)
+        mass += share[code]
+    return kept
+
+
+def slow_min_p(row: list[float], p: float) -> set[int]:
+    share = softmax(row)
+    return {code for code in range(len(row)) if share[code] >= p * max(share)}
+
+
+CASES = [
+    *[(top_k, slow_top_k, k) for k in (1, 2, 5, 13, 50)],
+    *[(top_p, slow_top_p, p) for p in (1e-6, 0.3, 0.8, 0.99, 1.0)],
+    *[(min_p, slow_min_p, p) for p in (0.0, 0.05, 0.5, 1.0)],
+]
+
+
+@pytest.mark.parametrize(("rule", "slow", "limit"), CASES)
+def test_a_truncation_keeps_what_its_slow_reference_keeps_and_changes_no_logit(rule: Callable, slow: Callable, limit: float) -> None:
+    before = logits()
+    after = rule(before, limit)
+    for row, kept in zip(before.tolist(), torch.isfinite(after)):
+        assert set(kept.nonzero().flatten().tolist()) == slow(row, limit)
+    assert torch.equal(after[torch.isfinite(after)], before[torch.isfinite(after)])
+    assert torch.equal(before, logits()), "inputs are not changed"
+
+
+def test_ties_at_the_edge_of_top_k_are_kept_and_those_of_top_p_are_cut_in_order() -> None:
+    assert torch.isfinite(top_k(torch.tensor([1.0, 3.0, 1.0, 0.0]), 2)).tolist() == [True, True, True, False]
+    assert torch.isfinite(top_p(torch.zeros(4), 0.5)).tolist() == [True, True, False, False]
+
+
+def test_rules_compose_in_the_order_of_the_fields() -> None:
+    row = logits(rows=1)[0]
+    made = sampler(temperature=0.5, top_k=6, top_p=0.9, min_p=0.2)
+    expected = min_p(top_p(top_k(row / 0.5, 6), 0.9), 0.2)
+    assert torch.equal(made.truncate(row / 0.5), expected)
+    uniforms = torch.rand(2, 500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drawn = made.draw(row.expand(500, -1), uniforms, history_BW=None)
+    assert set(drawn.tolist()) == set(torch.isfinite(expected).nonzero().flatten().tolist())
+
+
+def test_only_codes_within_the_limits_remain() -> None:
+    kept = torch.isfinite(within(torch.zeros(3, 5), torch.tensor([1, 4, 0]), torch.tensor([3, 5, 0])))
+    assert kept.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.6}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.1}, {"temperature": 1.5, "top_k": 6, "top_p": 0.9}]
+)
+def test_draws_follow_the_distribution(settings: dict) -> None:
+    """Chi-square at the 0.1 % level, the random numbers fixed."""
+    made, row, num = sampler(**settings), logits(rows=1, size=9)[0], 20_000
+    uniforms = torch.rand(2, num, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    counts = made.draw(row.expand(num, -1), uniforms, history_BW=None).bincount(minlength=9).double()
+    expected = num * made.truncate(row / made.temperature).double().softmax(-1)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    statistic = ((counts - expected).square() / expected)[possible].sum().item()
+    freedom = int(possible.sum()) - 1
+    # Wilson and Hilferty's approximation of the chi-square quantile at 0.999.
+    assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+def test_a_draw_is_the_code_at_which_the_cumulative_distribution_passes_the_number() -> None:
+    share = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0], dtype=torch.float64)
+    numbers = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
+    assert invert_cdf(share.expand(6, -1), numbers).tolist() == [1, 1, 3, 3, 4, 4]
+
+
+def test_the_last_number_below_one_never_draws_an_impossible_code() -> None:
+    row = torch.full((65_536,), -20.0)
+    row[30_000:] = -math.inf
+    drawn = invert_cdf(probabilities(row)[None], torch.tensor([1 - 2**-53], dtype=torch.float64))
+    assert drawn.item() < 30_000
+
+
+def test_codes_far_down_a_large_vocabulary_are_drawn_as_often_as_the_first() -> None:
+    uniforms = torch.rand(2, 400, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    drawn = sampler().draw(torch.zeros(1, 65_536).expand(400, -1), uniforms, history_BW=None)
+    assert torch.equal(drawn, (uniforms[0] * 65_536).long())
+
+
+def test_temperature_zero_takes_the_most_probable_code() -> None:
+    assert torch.equal(sampler(temperature=0).draw(logits(), torch.rand(2, 40), history_BW=None), logits().argmax(-1))
+
+
+def slow_repetition_aware(row: list[float], history: list[int], uniforms: tuple[float, float], *, k: int, window: int, limit: float) -> int:
+    """VALL-E 2's rule as its section 3.3 words it, with top-k for the nucleus."""
+
+    def draw(shares: list[float], number: float) -> int:
+        passed = 0.0
+        for code, share in enumerate(shares):
+            passed += share / sum(shares)
+            if number < passed:
+                return code
+        raise AssertionError("shares sum to 1")
+
+    kept = slow_top_k(row, k)
+    code = draw([share if code in kept else 0.0 for code, share in enumerate(softmax(row))], uniforms[0])
+    if Counter(history)[code] / window > limit:
+        return draw(softmax(row), uniforms[1])
+    return code
+
+
+def test_repetition_aware_sampling_draws_again_as_the_paper_says() -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows, history = logits(rows=300, size=6), torch.randint(-1, 6, (300, 5), generator=generator)
+    uniforms = torch.rand(2, 300, generator=generator, dtype=torch.float64)
+    made = sampler(top_k=2, repetition_window=5, repetition_threshold=0.2)
+    expected = [
+        slow_repetition_aware(row, past, numbers, k=2, window=5, limit=0.2)
+        for row, past, numbers in zip(rows.tolist(), history.tolist(), uniforms.T.tolist())
+    ]
+    assert made.draw(rows, uniforms, history_BW=history).tolist() == expected
+    assert expected != sampler(top_k=2).draw(rows, uniforms, history_BW=None).tolist()
+
+
+@pytest.mark.parametrize(("comparison", "occurrences", "again"), [(">", 1, False), (">", 2, True), (">=", 1, True), (">=", 0, False)])
+def test_one_occurrence_in_ten_is_enough_with_the_inclusive_comparison_alone(comparison: str, occurrences: int, again: bool) -> None:
+    made = sampler(top_k=1, repetition_window=10, repetition_threshold=0.1, repetition_comparison=comparison)
+    history = torch.tensor([[0] * occurrences + [-1] * (10 - occurrences)])
+    drawn = made.draw(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5], [0.99]]), history_BW=history)
+    assert drawn.tolist() == [int(again)]
+
+
+def test_the_numbers_of_a_row_depend_on_its_seed_and_on_how_many_were_drawn() -> None:
+    together, alone = Uniforms([3, 9, 4]), Uniforms([9])
+    for _ in range(4):
+        assert torch.equal(together.draw(5)[:, 1], alone.draw(5)[:, 0])
+    assert not torch.equal(Uniforms([3]).draw(5), Uniforms([4]).draw(5))
+
+
+def test_seeds_differ_between_utterances_and_between_runs() -> None:
+    seeds = {seed_of(seed, name) for seed in range(3) for name in ("a", "b", "a/b", "")}
+    assert len(seeds) == 12 and all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(1234, "LJ001-0001") == 2538415160535293331
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, r"sampling\.temperature is -1\.0"),
+        ({"top_k": 0}, r"sampling\.top_k is 0, wanted 1 or more, or null"),
+        ({"top_p": 0.0}, r"sampling\.top_p is 0\.0"),
+        ({"top_p": 1.1}, r"sampling\.top_p is 1\.1"),
+        ({"min_p": 2.0}, r"sampling\.min_p is 2\.0"),
+        ({"repetition_comparison": "<"}, r"sampling\.repetition_comparison is '<'"),
+        ({"repetition_window": 0, "repetition_threshold": 0.1}, r"sampling\.repetition_window is 0"),
+        ({"repetition_window": 10}, r"sampling\.repetition_threshold is None"),
+        ({"temperature": 0, "repetition_window": 10, "repetition_threshold": 0.1}, r"sampling\.temperature is 0, wanted above 0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampler(**settings)
