@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Kill a stage at random moments, run it again, and compare every file's bytes with those of an undisturbed run.
+
+    tools/kill_check.py --prepared exp --kills 10 -- audiotok tokenize prompts/tts
+
+The command is run with `exp_root=FOLDER` behind it, in a folder that starts as a copy of --prepared (an exp_root in which the stages before
+have run and this one has not). One undisturbed run says when the stage writes its first file and when it ends. Then the stage is started
+and killed (SIGKILL, with its children) at moments drawn from that stretch, or run on where the kill before it left off. When it ends before
+its moment has come, or after --chain kills in a row, it is run to its end and compared, and the next kill starts from a fresh copy.
+
+Compared are the names of all files and the SHA-256 of their content, except, of these, the content:
+
+    events.out.tfevents*    TensorBoard: the time of day is in it, in its name too, so the name is not compared either
+    log.jsonl               compared without its "time"
+    .*.lock                 empty
+
+Prints one JSON object; its "identical" says how it went, and so does the exit status.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ERRORS = "stderr.txt"
+POLL = 0.02  # seconds between looks at the folder
+
+
+@dataclass
+class Report:
+    """What a check did."""
+
+    command: list[str]
+    seed: int
+    undisturbed_seconds: float
+    first_write_seconds: float
+    kills: list[dict] = field(default_factory=list)  # when each fell, and how many files were there by then
+    compared_runs: int = 0
+    compared_files: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def identical(self) -> bool:
+        return not self.differences and self.compared_runs > 0
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        report = check(options.command, options.prepared, Path(scratch), kills=options.kills, chain=options.chain, seed=options.seed)
+    print(json.dumps(asdict(report) | {"identical": report.identical}, indent=2))
+    raise SystemExit(0 if report.identical else 1)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, required=True, help="an exp_root with what the stage needs")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--chain", type=int, default=4, help="kills of one run at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scratch", type=Path, help="where copies are made; the system's temporary folder if not given")
+    parser.add_argument("command", nargs="+", help="behind --: the stage, without exp_root=")
+    return parser.parse_args()
+
+
+def check(command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, chain: int, seed: int) -> Report:
+    """Kill the command `kills` times in all; every run that was killed is brought to its end and compared."""
+    root = shutil.copytree(prepared, scratch / "exp")  # one path for all runs: configs that are saved hold it
+    first_write, whole = _undisturbed(command, root)
+    expected, moments = contents(root), random.Random(seed)
+    report = Report(list(command), seed, round(whole, 3), round(first_write, 3))
+    while len(report.kills) < kills:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(prepared, root)
+        for _ in range(min(chain, kills - len(report.kills))):
+            moment = moments.uniform(0.9 * first_write, whole)
+            if not _killed(command, root, after=moment):
+                break
+            report.kills.append({"seconds": round(moment, 3), "files": len(_files(root))})
+        _ended_well(_start(command, root), root)
+        compared = contents(root)
+        report.compared_runs += 1
+        report.compared_files += len(compared)
+        report.differences += _differences(expected, compared)
+    return report
+
+
+def _undisturbed(command: Sequence[str], root: Path) -> tuple[float, float]:
+    """Seconds until the first file appears, and until the end."""
+    before, start, first = set(_files(root)), time.monotonic(), None
+    process = _start(command, root)
+    while process.poll() is None:
+        if first is None and set(_files(root)) - before:
+            first = time.monotonic() - start
+        time.sleep(POLL)
+    _ended_well(process, root)
+    whole = time.monotonic() - start
+    if set(_files(root)) == before:
+        raise SystemExit(f"{' '.join(command)} wrote nothing: its output is in --prepared already")
+    return first or whole, whole
+
+
+def _killed(command: Sequence[str], root: Path, *, after: float) -> bool:
+    """Whether the command still ran after so many seconds, and was killed."""
+    process = _start(command, root)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    _ended_well(process, root)
+    return False
+
+
+def _start(command: Sequence[str], root: Path) -> subprocess.Popen:
+    with open(root.parent / ERRORS, "wb") as errors:
+        return subprocess.Popen([*command, f"exp_root={root}"], stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+
+
+def _ended_well(process: subprocess.Popen, root: Path) -> None:
+    if process.wait():
+        errors = (root.parent / ERRORS).read_text(errors="replace")
+        raise SystemExit(f"the stage failed with {process.returncode}:\n{errors}")
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Every file that is compared, by its path in the folder, with the digest of what is compared of it."""
+    return {str(path.relative_to(root)): _digest(path) for path in _files(root) if not path.name.startswith("events.out.tfevents")}
+
+
+def _files(root: Path) -> list[Path]:
+    """In order; unlike rglob, os.walk bears folders that vanish meanwhile."""
+    return sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+
+
+def _digest(path: Path) -> str:
+    content = path.read_bytes()
+    if path.name == "log.jsonl":
+        entries = [json.loads(line) for line in content.splitlines()]
+        content = json.dumps([{key: value for key, value in entry.items() if key != "time"} for entry in entries]).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    missing = [f"{path} is missing" for path in expected.keys() - found.keys()]
+    added = [f"{path} is there besides" for path in found.keys() - expected.keys()]
+    changed = [f"{path} has other bytes" for path in expected.keys() & found.keys() if expected[path] != found[path]]
+    return sorted(missing + added + changed)
+
+
+if __name__ == "__main__":
+    main()
