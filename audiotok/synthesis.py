@@ -9,8 +9,8 @@ from torch import Tensor
 
 from audiotok.data.aligned import FrontEnd, Line, boundaries, laid_out, pad_rows
 from audiotok.data.phonemes import SILENCE, phonemize
-from audiotok.decoding.autoregressive import generate
-from audiotok.decoding.samplers import Sampler, seed_of
+from audiotok.decoding.autoregressive import NONE, Step, generate
+from audiotok.decoding.samplers import Sampler, utterance_seed
 from audiotok.models.ar_tts import ArTts, Path, Text
 from audiotok.tokenizers.base import Decoder
 from audiotok.transforms.base import Transform
@@ -110,7 +110,7 @@ def _batch(
     codes: dict[int, Tensor] = {}
     if spoken:
         ends = [boundaries(durations[i], frames[i]) for i in spoken]
-        seeds = [seed_of(seed, pairs[i][0].id) for i in spoken]
+        seeds = [utterance_seed(seed, pairs[i][0].id) for i in spoken]
         codes = dict(zip(spoken, _codes(text.rows(spoken), ends, voice, sampler=sampler, seeds=seeds, device=device)))
     for i, (request, _) in enumerate(pairs):
         if i in codes:
@@ -128,39 +128,25 @@ def _codes(
     spec, transform = voice.tokenizer.spec, voice.transform
     path = Path.of([laid_out(row, transform, spec) for row in ends]).to(device)
     positions_B = torch.tensor([len(transform.frame_index(row[-1], spec)) for row in ends])
-    first, end = zip(*(transform.legal_ids(row[-1], spec) for row in ends))
-    first_BNK, end_BNK = (pad_rows([ids_KN.T for ids_KN in ids]).to(device) for ids in (first, end))
+    legal = zip(*(transform.legal_ids(row[-1], spec) for row in ends))
+    first_BKN, end_BKN = (pad_rows([ids_KN.T for ids_KN in ids], value).transpose(1, 2).to(device) for ids, value in zip(legal, (0, 1)))
     holes_BNK = pad_rows([~transform.legal(row[-1], spec).T for row in ends]).to(device)
     codes_BKN, _ = generate(
-        _legal(voice.model.stepper(text, path), first_BNK, end_BNK, holes_BNK),
-        num_rows=len(ends),
+        _without_holes(voice.model.stepper(text, path), holes_BNK),
         codebook_sizes=voice.model.spec.codebook_sizes,
-        max_positions_B=positions_B,
+        max_positions_B=positions_B.to(device),
         sampler=sampler,
         seeds=seeds,
-        device=device,
+        legal=(first_BKN, end_BKN),
     )
     for codes_KN, length in zip(codes_BKN.cpu(), positions_B.tolist()):
         yield transform.invert(codes_KN[:, :length], spec)
 
 
-def _legal(
-    step: Callable[[Tensor, int], Sequence[Tensor]], first_BNK: Tensor, end_BNK: Tensor, holes_BNK: Tensor
-) -> Callable[[Tensor, int], Sequence[Tensor]]:
-    """The step with what the layout does not allow at a position taken out: codes of another codebook, pads in place of codes.
+def _without_holes(step: Step, holes_BNK: Tensor) -> Step:
+    """The step with the layout's holes shown to the model as they were in training: as no code."""
 
-    A hole in the history is shown to the model as it was in training: as -1.
-    """
+    def seen(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
+        return step(previous_BK.masked_fill(holes_BNK[:, position - 1], NONE) if position else previous_BK, position)
 
-    def legal_step(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
-        limited = []
-        if position:
-            previous_BK = previous_BK.masked_fill(holes_BNK[:, position - 1], -1)
-        for k, logits_BV in enumerate(step(previous_BK, position)):
-            ids_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
-            first_B1, end_B1 = first_BNK[:, position, k, None], end_BNK[:, position, k, None]
-            outside_BV = ((ids_V < first_B1) | (ids_V >= end_B1)) & (end_B1 > first_B1)
-            limited.append(logits_BV.masked_fill(outside_BV, float("-inf")))
-        return limited
-
-    return legal_step
+    return seen

@@ -19,6 +19,16 @@ KEPT_CODES = 2**28  # codes held in memory, four bytes each
 
 
 @dataclass(frozen=True)
+class Line:
+    """What one utterance says and who says it: phoneme ids and stress [P], speaker and language ids."""
+
+    phonemes: list[int]
+    stress: list[int]
+    speaker: int
+    language: int
+
+
+@dataclass(frozen=True)
 class FrontEnd:
     """All that turns a line of text into ids; saved with a model, because its ids mean nothing without it."""
 
@@ -51,16 +61,6 @@ def _index(known: Sequence[str], name: str, kind: str) -> int:
     if name not in known:
         raise ValueError(f"no {kind} {name!r} in this model; there are: {', '.join(known)}")
     return known.index(name)
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one utterance says and who says it: phoneme ids and stress [P], speaker and language ids."""
-
-    phonemes: list[int]
-    stress: list[int]
-    speaker: int
-    language: int
 
 
 @dataclass(frozen=True)

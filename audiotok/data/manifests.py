@@ -120,7 +120,7 @@ def summary(split: str, cuts: Sequence[MonoCut], rejected: Iterable[Rejected]) -
 def file_name(utterance_id: str) -> str:
     """A name of plain letters, digits, - and _ for an id of any characters; ids that differ get names that differ."""
     plain = re.sub(r"[^\w-]", "_", utterance_id, flags=re.ASCII)
-    if plain == utterance_id and len(plain) <= LONGEST_NAME:
+    if plain == utterance_id and 0 < len(plain) <= LONGEST_NAME:
         return plain
     return f"{plain[:LONGEST_NAME]}-{fingerprint(utterance_id)[:8]}"
 

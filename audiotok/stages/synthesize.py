@@ -1,0 +1,137 @@
+"""Checkpoint, texts -> wavs.
+
+Reads: EXP_DIR/train/step_*/ (what train writes; synthesize.checkpoint=FOLDER for another), and the texts of the chosen test utterances.
+Writes: EXP_DIR/audio/synthesis/ with a WAV and the codes of each, and utterances.jsonl; failed.jsonl names what could not be spoken.
+With synthesize.text="A sentence." or a .txt file with a sentence on each line, writes to synthesize.out instead: a .wav, or a folder.
+The same seed gives the same audio, whatever the batch size.
+Told by: sampling and its keys, select (which test sentences), everything under synthesize, seed, device.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from audiotok import audio, distributed, files
+from audiotok.data.aligned import FrontEnd
+from audiotok.data.manifests import file_name
+from audiotok.data.selection import select_utterances
+from audiotok.stages import paths
+from audiotok.store.reader import TokenStore
+from audiotok.synthesis import Failed, Request, Spoken, Voice, speak
+from audiotok.training import checkpoint
+
+SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "select", "synthesize")
+
+
+def run(cfg: DictConfig) -> None:
+    console = Console()
+    trained = files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
+    if cfg.synthesize.text is not None:
+        _speak_text(cfg, console)
+        return
+    settings = {"train": trained, **paths.settings(cfg, "sampling", "select", "seed"), "checkpoint": cfg.synthesize.checkpoint}
+    folder = paths.audio(cfg) / "synthesis"
+
+    def work(partial: Path) -> None:
+        tokens = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint)
+        rows = select_utterances(TokenStore(tokens / "test").descriptions(), **cfg.select)
+        requests = [Request(row.id, row.text or "", row.speaker or "", row.language or "") for row in rows]
+        _write(partial, requests, cfg, console)
+
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite)
+    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}")
+
+
+def _speak_text(cfg: DictConfig, console: Console) -> None:
+    given, out = str(cfg.synthesize.text), Path(cfg.synthesize.out or "synthesis.wav")
+    lines = Path(given).read_text(encoding="utf-8").splitlines() if given.endswith(".txt") else [given]
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise ValueError(f"{given} holds no text to speak")
+    single = out.suffix.lower() in (".wav", ".flac")
+    if single and len(texts) > 1:
+        raise ValueError(f"{given} has {len(texts)} sentences; set synthesize.out to a folder for them, not to {out}")
+    if out.exists() and not cfg.overwrite:
+        raise ValueError(f"{out} exists; set synthesize.out to another path, or overwrite=true")
+    voice = _voice(cfg)
+    speaker, language = (
+        _chosen(cfg.synthesize[kind], known, kind)
+        for kind, known in (("speaker", voice.front_end.speakers), ("language", voice.front_end.languages))
+    )
+    requests = [Request(f"{i:05d}", text, speaker, language) for i, text in enumerate(texts)]
+    if not single:
+        with files.whole_folder(out) as partial:
+            _write(partial, requests, cfg, console, voice=voice)
+    else:
+        (result,) = _results(requests, voice, cfg, console)
+        if isinstance(result, Failed):
+            raise ValueError(f"{result.request.text!r}: {result.reason}")
+        audio.write(out, result.wav_T, voice.tokenizer.spec.sample_rate)
+    console.print(f"{out} is written")
+
+
+def _chosen(name: str | None, known: tuple[str, ...], kind: str) -> str:
+    if name is None and len(known) > 1:
+        raise ValueError(f"this model has {len(known)} {kind}s; set synthesize.{kind} to one of {', '.join(known[:20])}")
+    return known[0] if name is None else name
+
+
+def _voice(cfg: DictConfig) -> Voice:
+    """The averaged weights of a checkpoint in the recipe's model; nothing in the checkpoint names code."""
+    folder = Path(cfg.synthesize.checkpoint) if cfg.synthesize.checkpoint else checkpoint.latest(paths.train(cfg))
+    if folder is None:
+        raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
+    front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
+    tokenizer, transform = instantiate(cfg.tokenizer), instantiate(cfg.transform)
+    model = instantiate(
+        cfg.model,
+        spec=transform.out_spec(tokenizer.spec),
+        num_phonemes=len(front_end.vocabulary),
+        num_speakers=len(front_end.speakers),
+        num_languages=len(front_end.languages),
+    )
+    checkpoint.load_weights(folder, model)
+    return Voice(model.eval().to(distributed.device(cfg.device)), front_end, transform, tokenizer)
+
+
+def _results(requests: list[Request], voice: Voice, cfg: DictConfig, console: Console) -> Iterator[Spoken | Failed]:
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        task = progress.add_task("speaking", total=len(requests))
+        yield from speak(
+            requests,
+            voice,
+            sampler=instantiate(cfg.sampling),
+            seed=cfg.seed,
+            batch_size=cfg.synthesize.batch_size,
+            max_seconds=cfg.synthesize.max_seconds,
+            device=distributed.device(cfg.device),
+            progress=lambda more: progress.advance(task, more),
+        )
+
+
+def _write(folder: Path, requests: list[Request], cfg: DictConfig, console: Console, *, voice: Voice | None = None) -> None:
+    voice = voice or _voice(cfg)
+    (folder / "codes").mkdir()
+    failed: list[Failed] = []
+    files.write_jsonl(folder / "utterances.jsonl", _rows(folder, _results(requests, voice, cfg, console), voice, failed))
+    files.write_jsonl(folder / "failed.jsonl", ({**asdict(item.request), "reason": item.reason} for item in failed))
+    for item in failed:
+        console.print(f"could not be spoken: {item.request.id} {item.request.text!r}: {item.reason}")
+
+
+def _rows(folder: Path, results: Iterable[Spoken | Failed], voice: Voice, failed: list[Failed]) -> Iterator[Mapping]:
+    """Audio and codes of what was spoken, as it is spoken; the rest goes to `failed`."""
+    for result in results:
+        if isinstance(result, Failed):
+            failed.append(result)
+            continue
+        name = file_name(result.request.id)
+        audio.write(folder / f"{name}.wav", result.wav_T, voice.tokenizer.spec.sample_rate)
+        np.save(folder / "codes" / f"{name}.npy", result.codes_KN.numpy().astype(np.min_scalar_type(max(voice.tokenizer.spec.codebook_sizes))))
+        yield {**asdict(result.request), "path": f"{name}.wav", "codes": f"codes/{name}.npy"}
