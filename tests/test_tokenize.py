@@ -1,7 +1,7 @@
 """Manifests to token store to sound, over real speech with dMel; bad recordings, interruptions, and what a second run does."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -179,6 +179,19 @@ def test_a_run_goes_on_behind_the_shards_that_are_there_and_ends_with_the_same_b
     tokenize_cuts(cuts, tokenizer, tmp_path / "resumed", batch_seconds=8.0, shard_utterances=4, device=CPU, progress=done.append)
     assert sum(map(len, tokenizer.batches)) == 3 and sum(done) == len(cuts)
     assert digests(tmp_path / "resumed") == digests(tmp_path / "undisturbed")
+
+
+def test_cuts_are_taken_as_they_are_needed_so_that_memory_does_not_grow_with_the_corpus(cuts: list[MonoCut], tmp_path: Path) -> None:
+    written_before = []
+
+    def stream() -> Iterator[MonoCut]:
+        for repeat in range(3):
+            for cut in cuts:
+                written_before.append(len(list(tmp_path.glob("shard-*"))))
+                yield cut.with_id(f"{cut.id}-{repeat}")
+
+    run(stream(), tmp_path, shard=4)
+    assert written_before == [number // 4 for number in range(33)]
 
 
 def test_shards_of_other_utterances_or_another_tokenizer_are_not_built_upon(cuts: list[MonoCut], tmp_path: Path) -> None:
