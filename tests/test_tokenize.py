@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audiotok import audio, files
 from audiotok.data.manifests import load_cuts
-from audiotok.data.resynthesis import decode_utterance
+from audiotok.data.resynthesis import decode_utterance, resynthesise
 from audiotok.data.selection import select_utterances
 from audiotok.data.tokenization import batches_by_length, read_cut, tokenize_cuts
 from audiotok.stages import decode, paths, prepare, tokenize
@@ -74,7 +74,7 @@ def cuts(corpus: Path) -> list[MonoCut]:
 
 
 def run(
-    cuts: Sequence[MonoCut], folder: Path, *, tokenizer: Loudness | None = None, shard: int = 4, seconds: float = 8.0
+    cuts: Iterable[MonoCut], folder: Path, *, tokenizer: Loudness | None = None, shard: int = 4, seconds: float = 8.0
 ) -> dict[str, str]:
     return tokenize_cuts(cuts, tokenizer or Loudness(), folder, batch_seconds=seconds, shard_utterances=shard, device=CPU)
 
@@ -323,6 +323,21 @@ def test_what_could_not_be_tokenised_is_counted_and_listed(
     assert "could not be tokenised: 1" in capsys.readouterr().out
     [listed] = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint).glob("failed.jsonl")
     assert list(files.read_jsonl(listed)) == [{"id": lost.id, "split": "train", "reason": "cannot be read: the disk ate it"}]
+
+
+def test_a_decode_that_goes_on_keeps_what_is_there(prepared: Callable[..., DictConfig], tmp_path: Path) -> None:
+    cfg = prepared(tmp_path)
+    tokenize.run(cfg)
+    dmel = instantiate(cfg.tokenizer)
+    store, folder = TokenStore(paths.tokens(cfg, dmel.spec.fingerprint) / "test"), tmp_path / "wavs"
+    resynthesise(store, dmel, folder, device=CPU)
+    whole = digests(folder)
+    kept, lost = sorted(folder.glob("*.flac"))
+    lost.unlink()
+    (folder / "utterances.jsonl").unlink()
+    moment = kept.stat().st_mtime_ns
+    resynthesise(store, dmel, folder, device=CPU)
+    assert kept.stat().st_mtime_ns == moment and digests(folder) == whole
 
 
 def test_a_tokenizer_without_a_way_back_says_so(prepared: Callable[..., DictConfig], tmp_path: Path) -> None:
