@@ -72,7 +72,7 @@ def _soundfile_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
                 yield block_TC.T, file.samplerate
             _refuse_truncated(path, file, read_samples)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: {problem}: {error.error_string}") from error
+        raise ValueError(f"{path}: {problem}: {error.error_string.removeprefix('Error : ')}") from error
 
 
 def _refuse_truncated(path: Path, file: soundfile.SoundFile, read_samples: int) -> None:
