@@ -32,7 +32,7 @@ class BucketedBatches:
     def from_step(self, step: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
         """The batches from step `step` (counted from 0) on, without end. Each step's `world_size` batches go to one rank each.
 
-        Epochs differ in their number of batches, so a late start plans the epochs before it: milliseconds each for 100,000 items.
+        Epochs differ in their number of batches, so a late start plans the epochs before it: a tenth of a second each for 100,000 items.
         """
         wanted, epoch = step * world_size + rank, 0
         while True:

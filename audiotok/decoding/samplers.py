@@ -101,7 +101,7 @@ def within(logits_BV: Tensor, first_B: Tensor, end_B: Tensor) -> Tensor:
 
 
 def probabilities(logits_BV: Tensor) -> Tensor:
-    """Softmax in float64: the cumulative sum of 65,536 probabilities in float32 would be off by whole codes."""
+    """Softmax in float64: near 1 the cumulative distribution has steps of 6e-8 in float32, so rare codes would go unheard."""
     return logits_BV.double().softmax(-1)
 
 

@@ -171,11 +171,10 @@ def test_only_legal_codes_and_the_end_are_chosen(speaker: Speaker) -> None:
 
 def test_repetition_is_judged_by_each_codebooks_own_history() -> None:
     sizes = [3, 3]
-    peaked = torch.tensor([[0.0, 30.0, 0.0]])
     uneven = Sampler(1.0, 1, None, None, 2, 0.5, ">")
 
     def step(previous_BK: Tensor, position: int) -> list[Tensor]:
-        return [torch.tensor([[0.0, 0.1, 0.0]]), peaked]
+        return [torch.tensor([[0.0, 0.1, 0.0]])] * 2
 
     forced = torch.tensor([[[1, 1], [0, 0]]])
     drawn = set()
@@ -186,6 +185,18 @@ def test_repetition_is_judged_by_each_codebooks_own_history() -> None:
         drawn.add(tuple(codes[0, :, 2].tolist()))
     assert {first for first, _ in drawn} == {0, 1, 2}, "code 1, the only one of top-k, filled the window: drawn from all"
     assert {second for _, second in drawn} == {1}
+
+
+def test_codebooks_draw_with_numbers_of_their_own() -> None:
+    codes, _ = run_engine(
+        lambda previous, position: [torch.zeros(1, 50)] * 3,
+        codebook_sizes=[50] * 3,
+        max_positions_B=torch.tensor([40]),
+        sampler=Sampler(1.0, None, None, None, None, None, ">"),
+        seeds=[0],
+    )
+    assert all((codes[0, one] == codes[0, other]).float().mean() < 0.2 for one, other in ((0, 1), (0, 2), (1, 2)))
+    assert len(codes[0, 0].unique()) > 15, "and each position with others"
 
 
 def test_codebooks_of_mixed_sizes_keep_their_places() -> None:

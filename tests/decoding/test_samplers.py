@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -120,10 +121,14 @@ def test_the_last_number_below_one_never_draws_an_impossible_code() -> None:
     assert drawn.item() < 30_000
 
 
-def test_codes_far_down_a_large_vocabulary_are_drawn_as_often_as_the_first() -> None:
-    uniforms = torch.rand(2, 400, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    drawn = sampler().draw(torch.zeros(1, 65_536).expand(400, -1), uniforms, history_BW=None)
-    assert torch.equal(drawn, (uniforms[0] * 65_536).long())
+def test_in_a_large_vocabulary_the_very_code_is_drawn_at_which_the_number_falls() -> None:
+    row = logits(rows=1, size=65_536)
+    row[0, 0] = 21.0  # takes all but a few parts in ten thousand
+    uniforms = 1 - 1e-4 * torch.rand(2, 100, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    drawn = sampler().draw(row.expand(100, -1), uniforms, history_BW=None)
+    reached = np.cumsum(np.exp(row[0].double().numpy()))
+    assert drawn.tolist() == np.searchsorted(reached / reached[-1], uniforms[0].numpy(), side="right").tolist()
+    assert len(drawn.unique()) > 90
 
 
 def test_temperature_zero_takes_the_most_probable_code() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiotok import distributed
 from audiotok.nn.transformer import Transformer
 from audiotok.training import checkpoint, logging
-from audiotok.training.loop import TrainSettings, fit, step_seed
+from audiotok.training.loop import TrainSettings, fit, step_seed, validate
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(
@@ -202,6 +202,13 @@ def test_the_log_holds_means_between_lines_and_the_mean_over_the_dev_set(tmp_pat
 def test_validation_does_not_change_the_training(tmp_path: Path) -> None:
     often, never = train(tmp_path / "often", validate_every=1), train(tmp_path / "never", validate_every=100)
     assert all(torch.equal(a, b) for a, b in zip(often.parameters(), never.parameters()))
+
+
+def test_validation_is_without_dropout_the_same_each_time_and_leaves_the_mode_as_it_was() -> None:
+    model = CodeModel().train()
+    first, second = (validate(model, [batch_at(0), batch_at(1)], settings=SETTINGS, seed=1) for _ in range(2))
+    assert first == second and model.training
+    assert first == validate(model.eval(), [batch_at(0), batch_at(1)], settings=SETTINGS, seed=1) and not model.training
 
 
 def test_training_stops_at_a_loss_that_is_not_finite_and_names_the_last_checkpoint(tmp_path: Path) -> None:
