@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -93,7 +94,7 @@ def fetch(languages: Sequence[str], cache: Path) -> None:
     for source in (from_debian, from_publisher):
         try:
             return source(languages, cache)
-        except (OSError, subprocess.SubprocessError, tarfile.TarError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, subprocess.SubprocessError, tarfile.TarError, ValueError) as error:
             reasons.append(f"{source.__name__.removeprefix('from_')}: {error}")
     raise ValueError(
         f"the {', '.join(languages)} prompts could not be had ({'; '.join(reasons)}). Install asterisk-core-sounds-LANG-g722 and "
