@@ -1,0 +1,88 @@
+"""Scores of utterances in, the figures that a paper would quote out: means with intervals, failures with reasons, judges by name."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audiotok import files
+from audiotok.evaluation.metric import Column, Metric
+from audiotok.evaluation.statistics import bootstrap_interval
+
+SUMMARY = "summary.json"
+RESULTS = "results.json"
+
+
+def summarise(table: pa.Table, metrics: Mapping[str, Metric], *, resamplings: int, seed: int) -> dict[str, Any]:
+    """One system's results as a JSON-like value.
+
+    {"utterances", "seconds", "judges": {metric: judge}, "failures": {metric: {reason: count}}, "skipped": likewise, "columns": [...]} with
+    a column for each number: its description, "value", the 95 % interval "low" and "high" (null for one utterance), "n" utterances
+    scored, "failed" and "skipped" ones. Values are as stored; people read them times "scale".
+    """
+    return {
+        "utterances": len(table),
+        "seconds": round(float(pc.sum(table["seconds"]).as_py() or 0), 3),
+        "judges": {name: metric.judge for name, metric in metrics.items()},
+        "failures": {name: _reasons(table[f"{name}_failed"]) for name in metrics},
+        "skipped": {name: _reasons(table[f"{name}_skipped"]) for name in metrics},
+        "columns": [
+            {**_describe(name, column, table), **_average(table, column, resamplings=resamplings, seed=seed)}
+            for name, metric in metrics.items()
+            for column in metric.columns
+            if column.kind != "text"
+        ],
+    }
+
+
+def _reasons(column: pa.ChunkedArray) -> dict[str, int]:
+    return dict(Counter(reason for reason in column.to_pylist() if reason).most_common())
+
+
+def _describe(metric: str, column: Column, table: pa.Table) -> dict[str, Any]:
+    counts = {key: len(table) - table[f"{metric}_{key}"].null_count for key in ("failed", "skipped")}
+    return {**asdict(column), "metric": metric, **counts}
+
+
+def _average(table: pa.Table, column: Column, *, resamplings: int, seed: int) -> dict[str, Any]:
+    scored = table.filter(pc.is_valid(table[column.name]))
+    if not len(scored):
+        return {"value": None, "low": None, "high": None, "n": 0}
+    ratio = column.kind == "ratio"
+    numerators = scored[f"{column.name}_numerator" if ratio else column.name].to_numpy()
+    denominators = scored[f"{column.name}_denominator"].to_numpy() if ratio else np.ones(len(scored))
+    low, high = bootstrap_interval(numerators, denominators, resamplings=resamplings, seed=seed) or (None, None)
+    return {"value": float(numerators.sum() / denominators.sum()), "low": low, "high": high, "n": len(scored)}
+
+
+def collect(folder: Path) -> dict[str, dict[str, Any]]:
+    """The summary of each scored system in `folder`, the recordings first. Raises ValueError where there is none."""
+    summaries = {path.parent.name: files.read_json(path) for path in sorted(folder.glob(f"*/{SUMMARY}")) if not _partial(path.parent)}
+    if not summaries:
+        raise ValueError(f"{folder} holds no scores; run `audiotok evaluate` with the same recipe and settings first")
+    return dict(sorted(summaries.items(), key=lambda item: (item[0] != "recordings", item[0])))
+
+
+def _partial(folder: Path) -> bool:
+    return folder.name.endswith(".partial")
+
+
+def column_names(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The columns that any of the systems has, in the order of the metrics."""
+    return list(dict.fromkeys(column["name"] for summary in summaries.values() for column in summary["columns"]))
+
+
+def cell(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """One column of one system; None where it was not measured."""
+    return next((column for column in summary["columns"] if column["name"] == name), None)
+
+
+def number(column: Mapping[str, Any], key: str = "value") -> str:
+    """A value as people read it; a dash where there is none."""
+    value = column[key]
+    return "–" if value is None else f"{value * column['scale']:.{column['digits']}f}"

@@ -1,0 +1,45 @@
+"""Results as a table for the terminal: a row a metric, a column a system."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from audiotok.evaluation.results import cell, column_names, number
+
+
+def results_table(summaries: Mapping[str, dict[str, Any]], *, title: str) -> Table:
+    """Value, 95 % interval and failures of each metric and system. Below it: what failed and why."""
+    table = Table(title=title, title_justify="left", caption=_reasons(summaries), caption_justify="left")
+    table.add_column("")
+    for name, summary in summaries.items():
+        table.add_column(f"{name}\n{summary['utterances']} utterances", justify="right")
+    for name in column_names(summaries):
+        cells = [cell(summary, name) for summary in summaries.values()]
+        table.add_row(_label(next(found for found in cells if found)), *map(_text, cells))
+    return table
+
+
+def _label(column: Mapping[str, Any]) -> str:
+    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[column["better"]]
+    unit = f" ({column['unit']})" if column["unit"] else ""
+    return f"{column['label']}{unit}{arrow}"
+
+
+def _text(column: Mapping[str, Any] | None) -> str:
+    if column is None:
+        return ""
+    interval = "" if column["low"] is None else f"\n{number(column, 'low')} – {number(column, 'high')}"
+    unscored = [f"{column[key]} {key}" for key in ("failed", "skipped") if column[key]]
+    return "\n".join([f"{number(column)}{interval}", *unscored])
+
+
+def _reasons(summaries: Mapping[str, dict[str, Any]]) -> str | None:
+    lines = [
+        f"{name}, {metric} {kind}: {count} x {reason}".replace("[", r"\[")
+        for name, summary in summaries.items()
+        for kind, reasons in (("failed", summary["failures"]), ("skipped", summary["skipped"]))
+        for metric, counts in reasons.items()
+        for reason, count in counts.items()
+    ]
+    return "\n".join(["Below each value: its 95 % interval, bootstrap over utterances.", *lines])

@@ -1,0 +1,67 @@
+"""Audio -> scores of every utterance, and results.json.
+
+Reads every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl whose rows have id, path, text,
+speaker and language) and the recordings of the same utterances, which are scored beside the systems under the name recordings.
+Writes, for each, EXP_DIR/evaluation/SYSTEM/utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 % intervals,
+failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them. A killed run goes on
+where it stopped. Can be told: metrics=speech|resynthesis, metrics.words.model=FOLDER, evaluate.bootstrap, data and prepare as for prepare.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+
+from audiotok import files
+from audiotok.data.manifests import load_cuts
+from audiotok.evaluation import results, scoring, sources, table
+from audiotok.evaluation.metric import Metric
+from audiotok.stages import paths
+
+SECTIONS = ("data", "prepare", "metrics", "evaluate")
+
+
+def run(cfg: DictConfig) -> None:
+    systems = sources.systems(paths.audio(cfg))
+    ids = {name: list(system.rows) for name, system in systems.items()}
+    ids = {sources.RECORDINGS: list(dict.fromkeys(id for system_ids in ids.values() for id in system_ids)), **ids}
+    manifests = files.fingerprint_of(paths.manifests(cfg), made_by="prepare")
+    metrics = cache(lambda: instantiate(cfg.metrics, _convert_="all"))
+    recordings = cache(lambda: sources.Recordings(load_cuts(paths.manifests(cfg), "test")))
+    for name in ids:
+        settings = paths.settings(cfg, "metrics", "evaluate", "seed") | {"manifests": manifests, "ids": files.fingerprint(ids[name])}
+        settings["audio"] = systems[name].fingerprint() if name in systems else None
+        work = partial(_score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics)
+        folder = paths.evaluation(cfg) / name
+        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True) == "present":
+            print(f"{name} is scored already: {folder}")
+    summaries = {name: files.read_json(paths.evaluation(cfg) / name / results.SUMMARY) for name in ids}
+    files.write_json(paths.evaluation(cfg) / results.RESULTS, {"recipe": cfg.recipe, "systems": summaries})
+    Console().print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
+
+
+def _score(
+    cfg: DictConfig,
+    name: str,
+    folder: Path,
+    *,
+    ids: list[str],
+    system: sources.AudioFolder | None,
+    recordings: Callable[[], sources.Recordings],
+    metrics: Callable[[], Mapping[str, Metric]],
+) -> None:
+    recordings().check(ids, system=name)
+
+    def load(id: str) -> scoring.Pair:
+        reference = recordings().load(id)
+        return sources.pair(reference, system.load(id) if system else reference)
+
+    with Progress() as progress:
+        task = progress.add_task(f"scoring {name}", total=len(ids))
+        rows = scoring.score_all(ids, load, metrics(), folder=folder, progress=lambda done: progress.advance(task, done))
+    summary = results.summarise(rows, metrics(), resamplings=cfg.evaluate.bootstrap, seed=cfg.seed)
+    files.write_json(folder / results.SUMMARY, summary)
