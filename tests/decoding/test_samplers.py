@@ -128,7 +128,7 @@ def test_in_a_large_vocabulary_the_very_code_is_drawn_at_which_the_number_falls(
     drawn = sampler().draw(row.expand(100, -1), uniforms, history_BW=None)
     reached = np.cumsum(np.exp(row[0].double().numpy()))
     assert drawn.tolist() == np.searchsorted(reached / reached[-1], uniforms[0].numpy(), side="right").tolist()
-    assert len(drawn.unique()) > 90
+    assert len(drawn.unique()) > 70
 
 
 def test_temperature_zero_takes_the_most_probable_code() -> None:
