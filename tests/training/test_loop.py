@@ -169,7 +169,7 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_where_an_undisturbed_on
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["log.jsonl", "step_00000099", "step_00000100", "tensorboard"]
 
 
-def test_the_result_depends_on_the_seed_of_each_step(tmp_path: Path) -> None:
+def test_every_seed_step_and_rank_has_random_numbers_of_its_own() -> None:
     assert len({step_seed(seed, step, rank=rank) for seed in range(9) for step in range(9) for rank in range(2)}) == 162
     assert 0 <= step_seed(1, 2, rank=0) < 2**63
 
@@ -234,7 +234,7 @@ def test_training_stops_at_a_gradient_that_is_not_finite_before_the_weights_are_
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-def test_training_in_bf16_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_training_in_bf16_resumes_bit_for_bit_with_weights_in_float32(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", precision="bf16")
     train(tmp_path / "cut", precision="bf16", steps=12)
     last = checkpoint.latest(tmp_path / "cut")
