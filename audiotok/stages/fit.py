@@ -29,7 +29,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "fit")
 def run(cfg: DictConfig) -> None:
     console, manifests = Console(), paths.manifests(cfg)
     if "fitted" not in cfg.tokenizer:
-        console.print(f"tokenizer={cfg.choices.tokenizer} has nothing to fit; go on with `audiotok tokenize {cfg.recipe}`")
+        console.print(f"tokenizer={cfg.choices.tokenizer} has nothing to fit; go on with `audiotok tokenize {cfg.recipe}`", soft_wrap=True)
         return
     prepared = files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}")
 
@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
 
     folder = paths.fitted(cfg)
     made = files.build(folder, paths.fit_settings(cfg) | {"manifests": prepared}, work, overwrite=cfg.overwrite)
-    console.print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+    console.print(f"{folder} is there already" if made == "present" else f"{folder} is written", soft_wrap=True)
 
 
 def chosen(cuts: Sequence[MonoCut], *, hours: float, seed: int) -> list[MonoCut]:
