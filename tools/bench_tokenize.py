@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--fit-minutes", type=float, default=5.0)
     parser.add_argument("--batch-seconds", type=float, default=60.0)
-    parser.add_argument("--shard-utterances", type=int, default=256)
+    parser.add_argument("--shard-utterances", type=int, default=32, help="few, so that a tenth of the time fills a shard too")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="auto")
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)  # what a process of its own does

@@ -88,19 +88,13 @@ def tokenize_cuts(
             _refuse_other_utterances(writer, index, planned)
             progress(len(planned))
         else:
-            shard = _tokenized(planned, tokenizer, batch_seconds=batch_seconds, device=device, progress=progress)
-            _refuse_total_loss(shard, planned, folder)
-            writer.write(index, shard.utterances, failed=shard.failed)
+            utterances, lost = _tokenized(planned, tokenizer, batch_seconds=batch_seconds, device=device, progress=progress)
+            writer.write(index, utterances, failed=lost)
+            del utterances  # or two shards would be held while the next is made
         failed |= writer.present[index].failed
     if more := sorted(set(writer.present) - set(range(index + 1))):
         raise ValueError(f"{folder} holds more shards than the corpus fills ({more}); delete it and tokenize again")
     return failed
-
-
-@dataclass(frozen=True)
-class _Shard:
-    utterances: list[Utterance]
-    failed: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -114,17 +108,20 @@ class _Sound:
 
 def _tokenized(
     cuts: Sequence[MonoCut], tokenizer: Tokenizer, *, batch_seconds: float, device: torch.device, progress: Callable[[int], None]
-) -> _Shard:
+) -> tuple[list[Utterance], dict[str, str]]:
+    """The utterances of a shard, and the reasons of those that failed."""
     done: dict[str, Utterance] = {}
     failed: dict[str, str] = {}
     for sounds in _read_ahead(batches_by_length(cuts, batch_seconds), tokenizer.spec.sample_rate):
         failed |= {sound.cut.id: sound.reason for sound in sounds if sound.reason is not None}
-        codes, lost = _encode([sound for sound in sounds if sound.reason is None], tokenizer, device)
+        codes, lost = _encode([sound for sound in sounds if sound.reason is None], tokenizer, device=device)
         done |= {utterance.id: utterance for utterance in codes}
         failed |= lost
         progress(len(sounds))
     order = [cut.id for cut in cuts]
-    return _Shard([done[id] for id in order if id in done], {id: failed[id] for id in order if id in failed})
+    if not done and len(order) > 1:  # a fault of the set-up, not of recordings; a lone recording may be bad
+        raise ValueError(f"all {len(order)} utterances of a shard failed; the first: {order[0]}: {failed[order[0]]}")
+    return [done[id] for id in order if id in done], {id: failed[id] for id in order if id in failed}
 
 
 def batches_by_length(cuts: Sequence[MonoCut], batch_seconds: float) -> Iterator[list[MonoCut]]:
@@ -174,7 +171,7 @@ def read_cut(cut: MonoCut, sample_rate: int) -> Tensor:
     return audio.resample(wav_T[start : start + length], rate, sample_rate)
 
 
-def _encode(sounds: Sequence[_Sound], tokenizer: Tokenizer, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
+def _encode(sounds: Sequence[_Sound], tokenizer: Tokenizer, *, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
     """The utterances of a batch, and the reasons of those that fail; one that fails in a batch is tried alone."""
     if not sounds:
         return [], {}
@@ -184,15 +181,15 @@ def _encode(sounds: Sequence[_Sound], tokenizer: Tokenizer, device: torch.device
             codes_BKN, frames_B = tokenizer.encode(wav_BT.to(device), lengths_B.to(device))
     except (ValueError, RuntimeError) as error:
         if len(sounds) > 1:
-            return _one_by_one(sounds, tokenizer, device)
+            return _one_by_one(sounds, tokenizer, device=device)
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return [], {sounds[0].cut.id: f"cannot be encoded: {error}"}
     return [_utterance(sound, codes_KN[:, :frames]) for sound, codes_KN, frames in zip(sounds, codes_BKN.cpu(), frames_B.tolist())], {}
 
 
-def _one_by_one(sounds: Sequence[_Sound], tokenizer: Tokenizer, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
-    results = [_encode([sound], tokenizer, device) for sound in sounds]
+def _one_by_one(sounds: Sequence[_Sound], tokenizer: Tokenizer, *, device: torch.device) -> tuple[list[Utterance], dict[str, str]]:
+    results = [_encode([sound], tokenizer, device=device) for sound in sounds]
     return [row for rows, _ in results for row in rows], {id: why for _, failed in results for id, why in failed.items()}
 
 
@@ -200,7 +197,7 @@ def _utterance(sound: _Sound, codes_KN: Tensor) -> Utterance:
     segment = sound.cut.supervisions[0]
     return Utterance(
         id=sound.cut.id,
-        codes_KN=codes_KN.clone(),
+        codes_KN=codes_KN.to(torch.int32, copy=True),  # half the memory until the shard is written, and the batch's is freed
         num_samples=len(sound.wav_T),
         text=segment.text,
         speaker=segment.speaker,
@@ -220,10 +217,3 @@ def _refuse_other_utterances(writer: TokenWriter, index: int, planned: Sequence[
     wanted = [cut.id for cut in planned if cut.id not in shard.failed]
     if writer.ids(index) != wanted or not shard.failed.keys() <= {cut.id for cut in planned}:
         raise ValueError(f"{shard.path} holds other utterances than the corpus has now; delete {shard.path.parent} and tokenize again")
-
-
-def _refuse_total_loss(shard: _Shard, planned: Sequence[MonoCut], folder: Path) -> None:
-    """A whole shard that fails is a fault of the set-up, not of recordings; a lone recording may be bad."""
-    if not shard.utterances and len(planned) > 1:
-        id, reason = next(iter(shard.failed.items()))
-        raise ValueError(f"{folder}: all {len(planned)} utterances of a shard failed; the first: {id}: {reason}")

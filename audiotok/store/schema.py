@@ -107,11 +107,11 @@ def schema(spec: TokenSpec, failed: Mapping[str, str] | None = None) -> pa.Schem
     return pa.schema(about + codes, metadata=metadata)
 
 
-def to_table(utterances: Sequence[Utterance], spec: TokenSpec, failed: Mapping[str, str] | None = None) -> pa.Table:
+def to_table(utterances: Sequence[Utterance], spec: TokenSpec, *, failed: Mapping[str, str]) -> pa.Table:
     """A shard's table. Raises ValueError for codes that do not fit the spec."""
     codes = [_checked_codes(utterance, spec) for utterance in utterances]
     offsets = pa.array(np.cumsum([0, *(code.shape[1] for code in codes)]), pa.int32())
-    flat_KN = np.concatenate([np.zeros((spec.num_codebooks, 0), np.int64), *codes], axis=1)
+    flat_KN = np.concatenate([np.zeros((spec.num_codebooks, 0), np.uint8), *codes], axis=1)
     about = [pa.array([getattr(utterance, name) for utterance in utterances], kind) for name, kind in ABOUT.items()]
     lists = [pa.ListArray.from_arrays(offsets, pa.array(row, code_type(spec))) for row in flat_KN]
     typed = [column.cast(field.type) for column, field in zip(about + lists, schema(spec), strict=True)]
@@ -126,7 +126,7 @@ def _checked_codes(utterance: Utterance, spec: TokenSpec) -> np.ndarray:
     sizes_K1 = torch.tensor(spec.codebook_sizes)[:, None]
     if ((codes_KN.cpu() < 0) | (codes_KN.cpu() >= sizes_K1)).any():
         raise ValueError(f"{utterance.id}: codes outside codebooks of {spec.codebook_sizes}; the tokenizer's spec is not that of its codes")
-    return codes_KN.cpu().numpy()
+    return codes_KN.cpu().numpy().astype(code_type(spec).to_pandas_dtype())
 
 
 def to_utterances(table: pa.Table) -> Iterator[Utterance]:

@@ -27,8 +27,8 @@ class Shard:
     failed: dict[str, str]  # id -> why it has no row
 
 
-def write_shard(path: Path, utterances: Sequence[schema.Utterance], spec: TokenSpec, *, failed: Mapping[str, str]) -> Shard:
-    table = schema.to_table(utterances, spec, failed)
+def write_shard(path: Path, utterances: Sequence[schema.Utterance], *, spec: TokenSpec, failed: Mapping[str, str]) -> Shard:
+    table = schema.to_table(utterances, spec, failed=failed)
     with files.whole_file(path) as partial:
         pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)
     return read_footer(path)

@@ -34,7 +34,7 @@ class TokenWriter:
         if index in self.present:
             raise ValueError(f"{path} is already there; a shard is written once")
         ids = self._new([utterance.id for utterance in utterances], path)
-        self.present[index] = write_shard(path, utterances, self.spec, failed=failed or {})
+        self.present[index] = write_shard(path, utterances, spec=self.spec, failed=failed or {})
         self._ids |= ids
 
     def ids(self, index: int) -> list[str]:

@@ -97,7 +97,7 @@ class Delay:
     def _length(self, num_frames: int, spec: TokenSpec) -> int:
         return num_frames + self._lag(spec) if num_frames else 0
 
-    def _positions(self, num_frames: int, spec: TokenSpec, like: Tensor | None = None) -> Tensor:
+    def _positions(self, num_frames: int, spec: TokenSpec, *, like: Tensor | None = None) -> Tensor:
         """Where each code goes: int64 [K, N]."""
         lags_K1 = column(tuple(self.step * codebook for codebook in range(spec.num_codebooks)), like=like)
         return lags_K1 + torch.arange(num_frames, device=lags_K1.device)
