@@ -22,6 +22,7 @@ from audiotok.files import whole_file
 PYAV_FORMATS: dict[str, str | None] = {".g722": "g722", ".m4a": None, ".mp4": None, ".aac": None}  # None: PyAV finds out by itself
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 BLOCK_SAMPLES = 1 << 20
+UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 LOUDEST = 2.0  # lossy codecs overshoot full scale by a little; more than 6 dB means a file whose samples were never scaled to [-1, 1]
 STREAMED = 0x7FFF0000  # a WAV that went through a pipe declares a length near 2 or 4 GB
 WAV_PADDING = 16  # bytes: some writers count a pad byte or the last block wrongly, which loses no sound
@@ -62,16 +63,15 @@ def _join(path: Path, decode: Callable[[Path], Iterator[tuple[np.ndarray, int]]]
 
 
 def _soundfile_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    problem = "cannot be decoded"
     try:
         with soundfile.SoundFile(path) as file:
-            problem = "truncated or damaged"
             read_samples = 0
             while len(block_TC := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                 read_samples += len(block_TC)
                 yield block_TC.T, file.samplerate
             _refuse_truncated(path, file, read_samples)
     except soundfile.LibsndfileError as error:
+        problem = "no audio, or of an unknown format" if error.code == UNRECOGNISED else "truncated or damaged"
         raise ValueError(f"{path}: {problem}: {error.error_string.removeprefix('Error : ')}") from error
 
 

@@ -15,9 +15,10 @@ def bad_files(folder: Path, wav_T: np.ndarray) -> dict[Path, str]:
     return {
         _written(folder / "empty.wav", b""): "empty",
         _written(folder / "empty.g722", b""): "empty",
-        _written(folder / "text.wav", b"a text that was renamed\n" * 50): "cannot be decoded",
+        _written(folder / "text.wav", b"a text that was renamed\n" * 50): "no audio",
         _written(folder / "text.m4a", b"a text that was renamed\n" * 50): "cannot be decoded",
         _truncated(folder, "flac", wav_T): "truncated",
+        _written(folder / "stump.flac", _encoded(folder / "stump.flac", wav_T).read_bytes()[:5000]): "truncated",
         _truncated(folder, "mp3", wav_T): "truncated",
         _truncated(folder, "wav", wav_T): "truncated",
         _with_sample(folder / "nan.wav", wav_T, np.nan): "1 of .* NaN or infinite",
