@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from audiotok.tokenizers import weights
 
-UNUSED_WEIGHTS = ("masked_spec_embed",)  # only training needs them; some published checkpoints lack them
+UNUSED_WEIGHTS = ("masked_spec_embed",)  # only training needs it; where a checkpoint lacks it, transformers draws it at random
 
 
 class Features(Protocol):
@@ -62,7 +62,7 @@ class SpeechEncoder:
         self.receptive_field = _receptive_field(config.conv_kernel, config.conv_stride)
         self.settings = {
             "kind": config.model_type,
-            "weights": weights.digest(network),
+            "weights": weights.digest(network, without=UNUSED_WEIGHTS),
             "layer": layer,
             "normalize": normalize,
             "sample_rate": sample_rate,

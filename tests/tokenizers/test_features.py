@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from audiotok.tokenizers.features import SpeechEncoder
@@ -56,6 +57,22 @@ def test_settings_tell_layers_and_weights_apart(tmp_path: Path) -> None:
     assert one == same
     assert one != SpeechEncoder.from_pretrained(name, layer=1).settings
     assert one["weights"] != SpeechEncoder.from_pretrained(str(tmp_path / "two"), layer=2).settings["weights"]
+
+
+def test_a_checkpoint_without_the_mask_of_training_under_old_names_is_the_same(tmp_path: Path) -> None:
+    name = saved(tmp_path)
+    whole = SpeechEncoder.from_pretrained(name, layer=2).settings
+    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for key, tensor in load_file(tmp_path / "model.safetensors").items():
+        for new_name, old_name in old.items():
+            key = key.replace(new_name, old_name)
+        state[key] = tensor
+    assert state.pop("masked_spec_embed").shape == (16,)
+    assert any(key.endswith("weight_g") for key in state)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")  # as facebook/hubert-base-ls960 is published
+    assert [SpeechEncoder.from_pretrained(name, layer=2).settings for _ in range(2)] == [whole, whole]
 
 
 def test_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
