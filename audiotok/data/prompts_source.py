@@ -4,13 +4,15 @@ Debian:       usr/share/asterisk/sounds/en_US_f_Allison/*.g722   usr/share/doc/a
 publisher:    *.g722   core-sounds-en.txt                        (unpacked below a folder `en`)
 """
 
+import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -46,8 +48,9 @@ def installed(languages: Sequence[str], *, root: str | None, cache: str | None) 
     if root is not None:
         return {language: _required(language, Path(root)) for language in languages}
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    if missing := [language for language in languages if not _anywhere(language, folder)]:
-        fetch(missing, folder)
+    if not all(_anywhere(language, folder) for language in languages):
+        with _one_at_a_time(folder):  # another process may have fetched some meanwhile
+            fetch([language for language in languages if not _anywhere(language, folder)], folder)
     return {language: _anywhere(language, folder) or _required(language, folder / language) for language in languages}
 
 
@@ -89,6 +92,8 @@ def _required(language: str, root: Path) -> Installed:
 
 def fetch(languages: Sequence[str], cache: Path) -> None:
     """Fill `cache / LANGUAGE` for each language; whole or absent. Raises ValueError with what was tried and why it failed."""
+    if not languages:
+        return None
     log.info("taking the %s prompts into %s", ", ".join(languages), cache)
     reasons = []
     for source in (from_debian, from_publisher):
@@ -100,6 +105,14 @@ def fetch(languages: Sequence[str], cache: Path) -> None:
         f"the {', '.join(languages)} prompts could not be had ({'; '.join(reasons)}). Install asterisk-core-sounds-LANG-g722 and "
         f"asterisk-core-sounds-LANG, or unpack {_archive_url('LANG', PUBLISHER)} below a folder LANG, and set data.root=FOLDER"
     )
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def from_debian(languages: Sequence[str], cache: Path) -> None:

@@ -1,11 +1,14 @@
 import gzip
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from time import sleep
 
 import pytest
 from torch import Tensor
@@ -251,6 +254,23 @@ def test_when_every_source_fails_the_error_says_why_and_what_to_do(
     monkeypatch.setattr(prompts_source, "from_publisher", unreachable)
     with pytest.raises(ValueError, match=r"no network here.*no network here.*asterisk-core-sounds-LANG.*data\.root=FOLDER"):
         prompts_source.installed(["en"], root=None, cache=str(tmp_path))
+
+
+def test_processes_that_want_the_same_prompts_fetch_them_once(
+    debian: Path, tmp_path: Path, nothing_installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def slowly(languages: list[str], cache: Path) -> None:
+        fetched.extend(languages)
+        sleep(0.2)
+        shutil.copytree(debian, cache / "en")
+
+    monkeypatch.setattr(prompts_source, "from_debian", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: prompts_source.installed(["en"], root=None, cache=str(tmp_path / "cache")), range(3)))
+    assert fetched == ["en"]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_failing_apt_says_so_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
