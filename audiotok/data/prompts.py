@@ -19,6 +19,7 @@ SPEAKERS = {"en": "Allison", "es": "Allison", "fr": "June", "it": "Carlo", "ru":
 # Tones and one sound effect; Italian describes them in words ("un suono beep") as if they were spoken.
 NOT_SPEECH = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
 SILENCE = "silence/"
+SIGNS = {"*": "digits/star", "#": "digits/pound"}
 
 NOTE = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 SOUND_NOTE = re.compile(r"beep|bip|tone|tono|toni|sound|suono|\bson\b|silenc|silenz|ahooga", re.IGNORECASE)
@@ -61,12 +62,16 @@ def split_prompts(chosen: Sequence[Prompt], fractions: Mapping[str, float]) -> d
 
 
 def spoken_prompts(sounds: Installed) -> list[Prompt]:
-    """The prompts that are speech and whose text says what is heard, by key."""
+    """The prompts that are speech and whose text says what is heard, by key.
+
+    The signs * and # are written as the prompts that speak these keys of a telephone say them ("press * " is heard as "press star").
+    """
     texts = transcripts(sounds.transcript)
+    signs = {sign: texts[key] for sign, key in SIGNS.items() if key in texts}
     found = []
     for path in sorted(sounds.folder.rglob("*.g722")):
         key = path.relative_to(sounds.folder).with_suffix("").as_posix().lower()
-        text = spoken_text(texts.get(key, ""))
+        text = spoken_text(re.sub(r"[*#]", lambda sign: signs.get(sign[0], sign[0]), texts.get(key, "")))
         if text and key not in NOT_SPEECH and not key.startswith(SILENCE):
             found.append(Prompt(key, text, path))
     return found

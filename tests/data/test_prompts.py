@@ -31,7 +31,8 @@ beep: [this is a simple beep tone]
 vm-intro: Please leave your message.  (simple tone sound plays)
 silence/1: (1 second of silence)
 tt-monkeys: a sound effect
-vm-INBOX: INBOX: press 1
+vm-INBOX: INBOX: press 1 or #, not *
+digits/pound: pound
 is:
 no-file: This has no recording.
 digits/0: zero
@@ -101,7 +102,7 @@ def test_transcripts_are_read_in_either_form_with_or_without_a_byte_order_mark(t
     }
     english = transcripts(tmp_path / "packed.txt.gz")
     assert english["digits/0"] == "zero", "the first of two lines counts"
-    assert english["vm-inbox"] == "INBOX: press 1", "only the first colon divides"
+    assert english["vm-inbox"] == "INBOX: press 1 or #, not *", "only the first colon divides"
 
 
 def test_only_speech_with_its_text_is_taken(debian: Path) -> None:
@@ -112,7 +113,7 @@ def test_only_speech_with_its_text_is_taken(debian: Path) -> None:
         "digits/1f": "one",
         "digits/7": "seven",
         "letters/dash": "dash",
-        "vm-inbox": "INBOX: press 1",
+        "vm-inbox": "INBOX: press 1 or pound, not *",
     }
     assert [prompt.key for prompt in italian] == ["activated", "digits/7", "letters/o"]
 
