@@ -1,7 +1,7 @@
 """Scores of utterances in, the figures that a paper would quote out: means with intervals, failures with reasons, judges by name."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ SUMMARY = "summary.json"
 RESULTS = "results.json"
 
 
-def summarise(table: pa.Table, metrics: Mapping[str, Metric], *, resamplings: int, seed: int) -> dict[str, Any]:
+def summarise(
+    table: pa.Table, metrics: Mapping[str, Metric], *, unspoken: Iterable[str] = (), resamplings: int, seed: int
+) -> dict[str, Any]:
     """One system's results as a JSON-like value.
 
-    {"utterances", "seconds", "judges": {metric: judge}, "failures": {metric: {reason: count}}, "skipped": likewise, "columns": [...]} with
-    a column for each number: its description, "value", the 95 % interval "low" and "high" (null for one utterance), "n" utterances
-    scored, "failed" and "skipped" ones. Values are as stored; people read them times "scale".
+    {"utterances", "seconds", "unspoken": {reason: count}, "judges": {metric: judge}, "failures": {metric: {reason: count}}, "skipped":
+    likewise, "columns": [...]} with a column for each number: its description, "value", the 95 % interval "low" and "high" (null for one
+    utterance), "n" utterances scored, "failed" and "skipped" ones. Values are as stored; people read them times "scale". `unspoken` are the
+    reasons why a system did not speak what it was asked for; those utterances have no row.
     """
     return {
         "utterances": len(table),
         "seconds": round(float(pc.sum(table["seconds"]).as_py() or 0), 3),
+        "unspoken": dict(Counter(unspoken).most_common()),
         "judges": {name: metric.judge for name, metric in metrics.items()},
         "failures": {name: _reasons(table[f"{name}_failed"]) for name in metrics},
         "skipped": {name: _reasons(table[f"{name}_skipped"]) for name in metrics},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from lhotse import CutSet, MonoCut
 
@@ -12,12 +13,16 @@ from audiotok import audio, files
 from audiotok.evaluation.metric import JUDGE_RATE, Utterance
 
 UTTERANCES = "utterances.jsonl"
+FAILED = "failed.jsonl"
 RECORDINGS = "recordings"  # the name under which the recordings are a system among systems
 
 
 @dataclass(frozen=True)
 class AudioFolder:
-    """What a system made of the test set: utterances.jsonl with rows {"id", "path", "text", "speaker", "language"} beside the audio."""
+    """What a system made of the test set: utterances.jsonl with rows {"id", "path", "text", "speaker", "language"} beside the audio.
+
+    A row may also have "codes", the path of a .npy file with codes [K, N].
+    """
 
     path: Path
 
@@ -31,6 +36,12 @@ class AudioFolder:
                 f"{self.path / UTTERANCES}: {len(rows)} rows, but {len(by_id)} different ids; each utterance may be there once"
             )
         return by_id
+
+    @cached_property
+    def unspoken(self) -> dict[str, str]:
+        """The reason by id for what the system was asked for and could not speak: failed.jsonl, where there is one."""
+        path = self.path / FAILED
+        return {row["id"]: row["reason"] for row in files.read_jsonl(path)} if path.exists() else {}
 
     def fingerprint(self) -> str:
         """Of the settings the folder was made with and its list; of every file where no stage of audiotok made it."""
@@ -46,6 +57,11 @@ class AudioFolder:
         row = self.rows[id]
         wav_T, sample_rate = audio.read(self.path / row["path"])
         return Utterance(id, wav_T, sample_rate, row.get("text"), row.get("language"), row.get("speaker"))
+
+    def codes(self, id: str) -> np.ndarray | None:
+        """The codes [K, N] that the audio was made from; None where the folder does not hold them."""
+        path = self.rows[id].get("codes")
+        return None if path is None else np.load(self.path / path, allow_pickle=False)
 
 
 class Recordings:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from audiotok.evaluation.results import cell, column_names, number
@@ -13,7 +14,8 @@ def results_table(summaries: Mapping[str, dict[str, Any]], *, title: str) -> Tab
     table = Table(title=title, title_justify="left", caption=_reasons(summaries), caption_justify="left")
     table.add_column("")
     for name, summary in summaries.items():
-        table.add_column(f"{name}\n{summary['utterances']} utterances", justify="right")
+        unspoken = sum(summary["unspoken"].values())
+        table.add_column(f"{name}\n{summary['utterances']} utterances{f', {unspoken} not spoken' if unspoken else ''}", justify="right")
     for name in column_names(summaries):
         cells = [cell(summary, name) for summary in summaries.values()]
         table.add_row(_label(next(found for found in cells if found)), *map(_text, cells))
@@ -34,11 +36,11 @@ def _text(column: Mapping[str, Any] | None) -> str:
     return "\n".join([f"{number(column)}{interval}", *unscored])
 
 
-def _reasons(summaries: Mapping[str, dict[str, Any]]) -> str | None:
+def _reasons(summaries: Mapping[str, dict[str, Any]]) -> str:
     lines = [
-        f"{name}, {metric} {kind}: {count} x {reason}".replace("[", r"\[")
+        escape(f"{name}: {metric} {kind} for {count}: {reason}")
         for name, summary in summaries.items()
-        for kind, reasons in (("failed", summary["failures"]), ("skipped", summary["skipped"]))
+        for kind, reasons in (("not spoken", {"": summary["unspoken"]}), ("failed", summary["failures"]), ("skipped", summary["skipped"]))
         for metric, counts in reasons.items()
         for reason, count in counts.items()
     ]

@@ -63,5 +63,6 @@ def _score(
     with Progress() as progress:
         task = progress.add_task(f"scoring {name}", total=len(ids))
         rows = scoring.score_all(ids, load, metrics(), folder=folder, progress=lambda done: progress.advance(task, done))
-    summary = results.summarise(rows, metrics(), resamplings=cfg.evaluate.bootstrap, seed=cfg.seed)
+    unspoken = system.unspoken.values() if system else ()
+    summary = results.summarise(rows, metrics(), unspoken=unspoken, resamplings=cfg.evaluate.bootstrap, seed=cfg.seed)
     files.write_json(folder / results.SUMMARY, summary)

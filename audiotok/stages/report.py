@@ -1,0 +1,102 @@
+"""Results, training log, audio, codes -> report.html.
+
+Reads EXP_DIR/evaluation (what evaluate writes), EXP_DIR/audio, the manifests, EXP_DIR/train/log.jsonl where there is one, and the token
+store where there is one. Writes EXP_DIR/report/report.html, one self-contained page with the results, the training curves and the first
+test sentences to hear and see in every version, and results.json beside it with the same numbers. Can be told: report.examples (how many
+sentences), data, prepare and tokenizer as for prepare and tokenize.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from audiotok import files
+from audiotok.data.manifests import load_cuts
+from audiotok.evaluation import report, results, scoring, sources, table
+from audiotok.stages import paths
+from audiotok.store.reader import TokenStore
+from audiotok.training import logging
+
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "report")
+
+
+def run(cfg: DictConfig) -> None:
+    evaluation, folder = paths.evaluation(cfg), paths.report(cfg)
+    summaries = results.collect(evaluation)
+    log = logging.read(paths.train(cfg))
+    settings = paths.settings(cfg, "report") | {
+        "results": files.fingerprint(summaries),
+        "log": files.fingerprint(log),
+        "scores": {name: files.fingerprint_of(evaluation / name, made_by="evaluate") for name in summaries},
+    }
+
+    def work(partial: Path) -> None:
+        shown = list(_examples(cfg, summaries))
+        report.write(
+            partial,
+            recipe=cfg.recipe,
+            facts=_facts(cfg, summaries, log),
+            settings=OmegaConf.to_yaml(cfg, resolve=True),
+            summaries=summaries,
+            log=log,
+            examples=track(shown, description="drawing examples", transient=True),
+        )
+
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite)
+    console = Console()
+    console.print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
+    console.print(f"{'is there already' if made == 'present' else 'written'}: {folder / report.PAGE}", soft_wrap=True, highlight=False)
+
+
+def _facts(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]], log: list[dict]) -> dict[str, str]:
+    utterances, seconds = (max(summary[key] for summary in summaries.values()) for key in ("utterances", "seconds"))
+    facts = {
+        "Date": datetime.now().strftime("%-d %B %Y, %H:%M"),
+        "Corpus": str(cfg.data.name),
+        "Tested on": f"{utterances} utterances, {seconds:.0f} seconds",
+        "Seed": str(cfg.seed),
+    }
+    if log:
+        facts |= {"Tokenizer": cfg.choices.tokenizer, "Trained for": f"{log[-1]['step']} steps"}
+    return facts
+
+
+def _examples(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> Iterator[report.Example]:
+    """The first sentences of the test set, each by everyone who spoke it."""
+    scores = {name: pq.read_table(paths.evaluation(cfg) / name / scoring.SCORES).to_pylist() for name in summaries}
+    rows = {name: {row["id"]: row for row in system_rows} for name, system_rows in scores.items()}
+    systems, recordings = sources.systems(paths.audio(cfg)), sources.Recordings(load_cuts(paths.manifests(cfg), "test"))
+    stores = _stores(cfg, systems)
+    for id in list(rows[sources.RECORDINGS])[: cfg.report.examples]:
+        versions = []
+        for name in (name for name in summaries if id in rows[name]):
+            utterance = systems[name].load(id) if name in systems else recordings.load(id)
+            codes, sizes = _codes(systems.get(name), stores.get(name), id)
+            versions.append(report.Version(name, utterance, rows[name][id], codes, sizes))
+        yield report.Example(id, rows[sources.RECORDINGS][id]["text"] or id, versions)
+
+
+def _stores(cfg: DictConfig, systems: Mapping[str, sources.AudioFolder]) -> dict[str, TokenStore]:
+    """The test split's tokens that each system was made of: those its record names, else those that the model learned from."""
+    folders = paths.tokens(cfg, "").parent.glob("*/test")
+    by_fingerprint = {files.fingerprint_of(folder.parent, made_by="tokenize"): folder for folder in folders}
+    learned = (files.settings_of(paths.train(cfg)) or {}).get("tokens")
+    records = {name: files.settings_of(system.path) or {} for name, system in systems.items()}
+    named = {sources.RECORDINGS: learned} | {name: record.get("tokens", learned) for name, record in records.items()}
+    return {name: TokenStore(by_fingerprint[found]) for name, found in named.items() if found in by_fingerprint}
+
+
+def _codes(system: sources.AudioFolder | None, store: TokenStore | None, id: str) -> tuple[np.ndarray | None, tuple[int, ...]]:
+    codes = system.codes(id) if system else None
+    if codes is None and store is not None and id in store:
+        codes = store[id].codes_KN.numpy()
+    if codes is None:
+        return None, ()
+    return codes, store.spec.codebook_sizes if store else (int(codes.max()) + 1,) * len(codes)
