@@ -10,7 +10,7 @@ from torch import Tensor
 from audiotok.data.aligned import FrontEnd, Line, boundaries, laid_out, pad_rows
 from audiotok.data.phonemes import SILENCE, phonemize
 from audiotok.decoding.autoregressive import NONE, Step, generate
-from audiotok.decoding.samplers import Sampler, utterance_seed
+from audiotok.decoding.samplers import Sampler, seed_of
 from audiotok.models.ar_tts import ArTts, Path, Text
 from audiotok.tokenizers.base import Decoder
 from audiotok.transforms.base import Transform
@@ -110,7 +110,7 @@ def _batch(
     codes: dict[int, Tensor] = {}
     if spoken:
         ends = [boundaries(durations[i], frames[i]) for i in spoken]
-        seeds = [utterance_seed(seed, pairs[i][0].id) for i in spoken]
+        seeds = [seed_of(seed, pairs[i][0].id) for i in spoken]
         codes = dict(zip(spoken, _codes(text.rows(spoken), ends, voice, sampler=sampler, seeds=seeds, device=device)))
     for i, (request, _) in enumerate(pairs):
         if i in codes:
@@ -133,10 +133,12 @@ def _codes(
     holes_BNK = pad_rows([~transform.legal(row[-1], spec).T for row in ends]).to(device)
     codes_BKN, _ = generate(
         _without_holes(voice.model.stepper(text, path), holes_BNK),
+        num_rows=len(ends),
         codebook_sizes=voice.model.spec.codebook_sizes,
-        max_positions_B=positions_B.to(device),
+        max_positions_B=positions_B,
         sampler=sampler,
         seeds=seeds,
+        device=device,
         legal=(first_BKN, end_BKN),
     )
     for codes_KN, length in zip(codes_BKN.cpu(), positions_B.tolist()):

@@ -89,14 +89,13 @@ def _voice(cfg: DictConfig) -> Voice:
         raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
     front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
     tokenizer, transform = instantiate(cfg.tokenizer), instantiate(cfg.transform)
-    model = instantiate(
-        cfg.model,
+    model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(tokenizer.spec),
         num_phonemes=len(front_end.vocabulary),
         num_speakers=len(front_end.speakers),
         num_languages=len(front_end.languages),
     )
-    checkpoint.load_weights(folder, model)
+    checkpoint.load_weights(folder / "ema.safetensors", model)
     return Voice(model.eval().to(distributed.device(cfg.device)), front_end, transform, tokenizer)
 
 

@@ -50,8 +50,7 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end) for split in ("train", "dev")
     )
     torch.manual_seed(cfg.seed)
-    model = instantiate(
-        cfg.model,
+    model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(store.spec),
         num_phonemes=len(front_end.vocabulary),
         num_speakers=len(front_end.speakers),
