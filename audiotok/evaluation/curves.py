@@ -9,7 +9,7 @@ from typing import Any
 NOT_VALUES = {"step", "split", "time"}
 POINTS = 400  # of a line, at most: more than a panel has pixels
 WIDTH, HEIGHT = 340.0, 170.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 8.0, 22.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 18.0, 8.0, 22.0
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ class Dnsmos:
     """
 
     columns = (
-        Column("dnsmos_ovrl", "DNSMOS", "mean", "higher"),
-        Column("dnsmos_sig", "DNSMOS signal", "mean", "higher"),
-        Column("dnsmos_bak", "DNSMOS background", "mean", "higher"),
-        Column("dnsmos_p808", "DNSMOS P.808", "mean", "higher"),
+        Column("dnsmos_ovrl", "DNSMOS OVRL", "mean", "higher"),
+        Column("dnsmos_sig", "SIG", "mean", "higher"),
+        Column("dnsmos_bak", "BAK", "mean", "higher"),
+        Column("dnsmos_p808", "P.808", "mean", "higher"),
     )
 
     def __init__(self, *, threads: int) -> None:

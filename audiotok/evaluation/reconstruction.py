@@ -63,7 +63,7 @@ class Delay:
 
     columns = (
         Column("delay", "Delay", "mean", unit="samples", digits=1),
-        Column("length_difference", "Length difference", "mean", unit="samples", digits=1),
+        Column("length_difference", "Length diff.", "mean", unit="samples", digits=1),
     )
     judge = "cross-correlation at 16 kHz"
 

@@ -99,7 +99,7 @@ def _cell(found: Mapping[str, Any] | None, column: Sequence[Mapping[str, Any] | 
     if found["low"] is not None and max(ends) > min(ends):
         bar = [(found[key] - min(ends)) / (max(ends) - min(ends)) for key in ("low", "value", "high")]
     interval = "" if found["low"] is None else f"{results.number(found, 'low')} – {results.number(found, 'high')}"
-    unscored = [f"{found[key]} {key}" for key in ("failed", "skipped") if found[key]]
+    unscored = [(kind, f"{found[kind]} {kind}") for kind in ("failed", "skipped") if found[kind]]
     return {"text": results.number(found), "interval": interval, "bar": bar, "unscored": unscored}
 
 
@@ -154,4 +154,6 @@ def _unit(column: Mapping[str, Any]) -> str:
 def _time_axis(seconds: float) -> list[tuple[float, str]]:
     """Marks as (percent of the width, label)."""
     step = next((step for step in TICKS if seconds / step <= 8), TICKS[-1])
-    return [(100 * index * step / seconds, f"{index * step:g} s") for index in range(int(seconds / step) + 1)]
+    return [
+        (100 * index * step / seconds, f"{index * step:g} s") for index in range(int(0.97 * seconds / step) + 1)
+    ]  # no label beyond the edge

@@ -23,7 +23,8 @@ def normalise(text: str, *, language: str) -> str:
     text = _normaliser(language == "en")(text)
     if language == "en":
         text = re.sub(r"\bone\b", "1", text)
-    return " ".join(re.sub(r"(\d)", r" \1 ", text).split())
+    words = re.sub(r"(\d)", r" \1 ", text).split()
+    return " ".join(word for word in words if re.search(r"[\w$£€¢%]", word))  # it leaves lone full stops
 
 
 @lru_cache
