@@ -102,8 +102,9 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     folder, name, label = _locate(recipe)
     wanted = [f"hydra.searchpath=[file://{folder.parent}]", f"+{folder.name}={name}", f"recipe={label}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        plain = compose("config", overrides=wanted, return_hydra_config=True)
-        _check(overrides, plain)
+        _check_groups(overrides)
+        chosen = [text for text in overrides if group_options(text.partition("=")[0])]
+        _check(overrides, compose("config", overrides=[*wanted, *chosen], return_hydra_config=True))
         cfg = compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
     choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", folder.name))}
     with open_dict(cfg):
@@ -122,20 +123,22 @@ def _locate(recipe: str) -> tuple[Path, str, str]:
     return ROOT / "recipes", _known(recipe, recipe_names(), "recipe"), recipe
 
 
-def _check(overrides: Iterable[str], cfg: DictConfig) -> None:
-    """Refuse an override that names no setting, no component, or gives a setting a value of another type."""
+def _check_groups(overrides: Iterable[str]) -> None:
+    """Refuse what is not key=value, and a component that does not exist."""
     for text in overrides:
-        if "=" not in text or text.startswith("-"):
+        key, equals, choice = text.partition("=")
+        if not equals or text.startswith("-"):
             raise UsageError(f"got {text!r}; settings are given as key=value")
+        if group_options(key) and choice not in group_options(key):
+            raise UsageError(f"no {key} {choice!r}{_nearest(choice, group_options(key))}")
+
+
+def _check(overrides: Iterable[str], cfg: DictConfig) -> None:
+    """Refuse an override that names no setting, or gives one a value of another type."""
+    for text in overrides:
         override = OverridesParser.create().parse_override(text)
-        key = override.key_or_group
-        if override.is_add() or override.is_delete() or override.is_sweep_override():
-            continue
-        if group_options(key):
-            if override.value() not in group_options(key):
-                raise UsageError(f"no {key} {override.value()!r}{_nearest(str(override.value()), group_options(key))}")
-        else:
-            _check_value(key, override.value(), cfg)
+        if not (override.is_add() or override.is_delete() or override.is_sweep_override() or group_options(override.key_or_group)):
+            _check_value(override.key_or_group, override.value(), cfg)
 
 
 def _check_value(key: str, value: object, cfg: DictConfig) -> None:

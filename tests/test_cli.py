@@ -64,6 +64,11 @@ def test_a_recipe_file_of_ones_own_is_found(tmp_path):
     assert (cfg.seed, cfg.train.steps, cfg.recipe, cfg.choices.tokenizer) == (7, 3, "mine", "dmel")
 
 
+def test_the_keys_of_a_chosen_component_can_be_set_with_it():
+    cfg = cli.load("prompts/tts", ["tokenizer=kmeans_mel", "tokenizer.num_clusters=20"])
+    assert cfg.tokenizer.num_clusters == 20
+
+
 def test_the_command_works_outside_the_repository(tmp_path):
     shown = subprocess.run(
         [sys.executable, "-m", "audiotok.cli", "--help"],

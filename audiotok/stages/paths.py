@@ -29,7 +29,9 @@ def _short(value: object) -> str:
 
 
 def data_key(cfg: DictConfig) -> str:
-    return f"{cfg.data.name}-{_short(settings(cfg, 'data', 'prepare'))}"
+    chosen = settings(cfg, "data", "prepare")
+    del chosen["prepare"]["workers"]  # the manifests do not depend on it
+    return f"{cfg.data.name}-{_short(chosen)}"
 
 
 def manifests(cfg: DictConfig) -> Path:

@@ -1,0 +1,110 @@
+"""The aligned model: packing, history, and that stepping gives what training computes."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from audiotok.data.aligned import AlignedUtterance, Line, boundaries, expand, laid_out
+from audiotok.models.ar_tts import ArTts, Batch
+from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
+from audiotok.types import TokenSpec
+
+SPEC = TokenSpec(16000, Fraction(50), (7, 7, 5), "test")
+TRANSFORMS = [Parallel(), Delay(step=1), Flatten(), CoarseFirst()]
+
+
+def tiny(transform, **changes):
+    torch.manual_seed(0)
+    options = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
+    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "duration_weight": 0.5} | changes
+    return ArTts(transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **options)
+
+
+def utterance(seed, transform, *, phonemes, frames):
+    generator = torch.Generator().manual_seed(seed)
+    codes_KN = torch.stack([torch.randint(0, size, (frames,), generator=generator) for size in SPEC.codebook_sizes])
+    durations = (torch.rand(phonemes, generator=generator) + 0.1).tolist()
+    durations = [duration * frames / sum(durations) for duration in durations]
+    line = Line(torch.randint(1, 9, (phonemes,), generator=generator).tolist(), [0] * phonemes, seed % 2, 0)
+    holes_KN = ~transform.legal(frames, SPEC)
+    path = laid_out(boundaries(durations, frames), transform, SPEC)
+    return AlignedUtterance(str(seed), line, durations, path, transform.apply(codes_KN, SPEC).masked_fill(holes_KN, -1))
+
+
+def test_expand_draws_what_its_docstring_draws():
+    assert [part.tolist() for part in expand([2, 5])] == [[0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [2, 1, 3, 2, 1]]
+
+
+def test_boundaries_stay_within_half_a_frame_and_end_with_the_audio():
+    durations = [0.4] * 50
+    ends = boundaries(durations, 21)
+    assert all(abs(end - 0.4 * (i + 1)) <= 0.5 for i, end in enumerate(ends[:-1]))
+    assert ends[-1] == 21
+    assert boundaries([3.0, 9.0], 5) == [3, 5]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
+def test_a_row_of_a_batch_has_the_loss_it_has_alone(transform):
+    model = tiny(transform).eval()
+    utterances = [utterance(1, transform, phonemes=3, frames=9), utterance(2, transform, phonemes=6, frames=14)]
+    alone = [model.loss(Batch.of([one]))[1] for one in utterances]
+    together = model.loss(Batch.of(utterances))[1]
+    counts = torch.tensor([float((one.codes_KN >= 0).sum()) for one in utterances])
+    expected = (torch.stack([one["codes"] for one in alone]) * counts).sum() / counts.sum()
+    torch.testing.assert_close(together["codes"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
+def test_stepping_gives_the_logits_of_the_whole_sequence(transform):
+    model = tiny(transform).eval()
+    batch = Batch.of([utterance(3, transform, phonemes=4, frames=8), utterance(4, transform, phonemes=7, frames=11)])
+    text_BPD = model.encode_text(batch.text)
+    frames_BND = model.embed_path(text_BPD, batch.path) + model.embed_history(batch.codes_BKN)
+    whole = model.logits(model.decode(text_BPD, batch.text.lengths_B, frames_BND))
+    step = model.stepper(batch.text, batch.path)
+    previous_BK = torch.full((2, model.spec.num_codebooks), -1)
+    for n in range(batch.codes_BKN.shape[2]):
+        for stepped_BV, whole_BNV in zip(step(previous_BK, n), whole):
+            torch.testing.assert_close(stepped_BV, whole_BNV[:, n], rtol=1e-4, atol=1e-4)
+        previous_BK = batch.codes_BKN[..., n]
+
+
+def test_no_position_sees_its_own_code_or_a_later_one():
+    model = tiny(Parallel()).eval()
+    one = utterance(5, Parallel(), phonemes=4, frames=10)
+    changed = AlignedUtterance(one.id, one.line, one.durations_P, one.path, one.codes_KN.clone())
+    changed.codes_KN[:, 6] = (changed.codes_KN[:, 6] + 1) % 5
+    hidden = []
+    for item in (one, changed):
+        batch = Batch.of([item])
+        text_BPD = model.encode_text(batch.text)
+        frames_BND = model.embed_path(text_BPD, batch.path) + model.embed_history(batch.codes_BKN)
+        hidden.append(model.decode(text_BPD, batch.text.lengths_B, frames_BND))
+    assert torch.equal(hidden[0][:, :7], hidden[1][:, :7])
+    assert not torch.allclose(hidden[0][:, 7:], hidden[1][:, 7:])
+
+
+def test_history_is_spoiled_in_training_only():
+    model, codes_BKN = tiny(Parallel()), torch.ones(4, 3, 200, dtype=torch.int64)
+    spoiled_BKN = model.train().spoil(codes_BKN)
+    blank = (spoiled_BKN == -1).all(1).float().mean()
+    assert 0.1 < blank < 0.3
+    assert 0.02 < (spoiled_BKN != 1).float().mean() - blank < 0.4
+    assert spoiled_BKN.max() < 7
+    assert torch.equal(model.eval().spoil(codes_BKN), codes_BKN)
+
+
+def test_the_model_learns_one_utterance_by_heart():
+    model = tiny(Parallel(), replace_codes=0.0, blank_frames=0.0).train()
+    batch = Batch.of([utterance(6, Parallel(), phonemes=5, frames=20)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _, values = model.eval().loss(batch)
+    assert values["codes"] < 0.1
+    (durations,) = model.predict_durations(batch.text)
+    torch.testing.assert_close(durations, batch.durations_BP[0], rtol=0.3, atol=0.5)
