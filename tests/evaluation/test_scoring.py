@@ -1,0 +1,141 @@
+"""Rows, their resumption, and what a summary makes of them. The judges here are small, so that they can fail on order."""
+
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from audiotok import files
+from audiotok.evaluation import results, scoring, table
+from audiotok.evaluation.metric import Column, MetricFailure, NotApplicable, Ratio, Utterance
+from audiotok.evaluation.results import summarise
+from audiotok.evaluation.scoring import CHUNK, score_all
+
+IDS = [f"u{index:03d}" for index in range(2 * CHUNK + 3)]
+
+
+def load(id: str) -> scoring.Pair:
+    utterance = Utterance(id, torch.zeros(160 * (1 + IDS.index(id))), 16000, f"text of {id}", "en", "someone")
+    return utterance, utterance
+
+
+@dataclass
+class Samples:
+    """Scores an utterance by its number of samples; counts its calls; `die_at` is killed."""
+
+    die_at: str | None = None
+    calls: list[str] = field(default_factory=list)
+    columns = (Column("samples", "Samples", "mean"), Column("rate", "Rate", "ratio", "lower", unit="%", scale=100, digits=1))
+    judge = "len 1.0"
+
+    def __call__(self, reference: Utterance, estimate: Utterance) -> dict:
+        if reference.id == self.die_at:
+            raise KeyboardInterrupt
+        self.calls.append(reference.id)
+        return {"samples": float(len(estimate.wav_T)), "rate": Ratio(1, IDS.index(reference.id) + 1)}
+
+
+class Picky:
+    columns = (Column("picky", "Picky", "mean", "higher"), Column("said", "said", "text"))
+    judge = "picky 2.0"
+
+    def __call__(self, reference: Utterance, estimate: Utterance) -> dict:
+        if reference.id in IDS[:3]:
+            raise MetricFailure("silence")
+        if reference.id == IDS[3]:
+            raise NotApplicable("another language")
+        if reference.id == IDS[4]:
+            return {"picky": float("nan"), "said": "x"}
+        return {"picky": 2.0, "said": reference.id}
+
+
+def test_a_failing_metric_is_counted_with_its_reason_and_its_mean_is_of_the_others(tmp_path):
+    metrics = {"samples": Samples(), "picky": Picky()}
+    rows = score_all(IDS, load, metrics, folder=tmp_path)
+    assert rows["picky_failed"].to_pylist()[:5] == ["silence"] * 3 + [None, "picky came out as nan"]
+    assert rows["picky"].to_pylist()[:6] == [None] * 5 + [2.0]
+    summary = summarise(rows, metrics, resamplings=100, seed=0)
+    samples, _, picky = summary["columns"]
+    assert (picky["value"], picky["n"], picky["failed"], picky["skipped"]) == (2.0, len(IDS) - 5, 4, 1)
+    assert samples["n"] == len(IDS)  # the failure of one metric leaves the others whole
+    assert summary["failures"]["picky"] == {"silence": 3, "picky came out as nan": 1}
+    assert summary["skipped"]["picky"] == {"another language": 1}
+    assert summary["judges"] == {"samples": "len 1.0", "picky": "picky 2.0"}
+
+
+def test_a_ratio_is_the_sum_of_numerators_over_the_sum_of_denominators(tmp_path):
+    metrics = {"samples": Samples()}
+    rate = results.cell(summarise(score_all(IDS[:4], load, metrics, folder=tmp_path), metrics, resamplings=100, seed=0), "rate")
+    assert rate is not None
+    assert rate["value"] == 4 / (1 + 2 + 3 + 4)
+    assert rate["low"] < rate["value"] < rate["high"]
+    assert results.number(rate) == "40.0"
+
+
+def test_a_metric_that_scored_nothing_has_no_value_and_still_counts(tmp_path):
+    metrics = {"picky": Picky()}
+    summary = summarise(score_all(IDS[:3], load, metrics, folder=tmp_path), metrics, resamplings=100, seed=0)
+    (picky,) = summary["columns"]
+    assert (picky["value"], picky["low"], picky["n"], picky["failed"]) == (None, None, 0, 3)
+    assert results.number(picky) == "–"
+
+
+def test_an_exception_that_is_not_a_known_failure_ends_the_run(tmp_path):
+    class Broken(Picky):
+        def __call__(self, reference: Utterance, estimate: Utterance) -> dict:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        score_all(IDS, load, {"broken": Broken()}, folder=tmp_path)
+
+
+def test_two_metrics_cannot_fill_one_column(tmp_path):
+    with pytest.raises(ValueError, match="two metrics fill the column 'rate'"):
+        score_all(IDS, load, {"one": Samples(), "two": Samples()}, folder=tmp_path)
+    with pytest.raises(ValueError, match="two metrics fill the column 'speaker'"):
+        named = Picky()
+        named.columns = (Column("speaker", "Speaker", "mean"),)  # the utterance's own column
+        score_all(IDS, load, {"named": named}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("killed_at", [IDS[0], IDS[CHUNK], IDS[CHUNK + 5], IDS[-1]])
+def test_a_killed_run_goes_on_and_scores_no_finished_chunk_again(tmp_path, killed_at):
+    undisturbed = score_all(IDS, load, {"samples": Samples()}, folder=tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        score_all(IDS, load, {"samples": Samples(die_at=killed_at)}, folder=tmp_path / "killed")
+    again, done = Samples(), []
+    resumed = score_all(IDS, load, {"samples": again}, folder=tmp_path / "killed", progress=done.append)
+    assert again.calls == IDS[IDS.index(killed_at) // CHUNK * CHUNK :]
+    assert sum(done) == len(IDS)
+    assert resumed.equals(undisturbed)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("undisturbed", "killed")]
+    assert names == [{scoring.SCORES}] * 2
+    assert pq.read_table(tmp_path / "killed" / scoring.SCORES).equals(undisturbed)
+
+
+def test_a_finished_table_is_not_scored_again(tmp_path):
+    score_all(IDS, load, {"samples": Samples()}, folder=tmp_path)
+    again = Samples()
+    score_all(IDS, load, {"samples": again}, folder=tmp_path)
+    assert again.calls == []
+
+
+def test_systems_are_collected_with_the_recordings_first_and_without_unfinished_ones(tmp_path):
+    for name in ("a", "recordings", "z.partial", "b"):
+        files.write_json(tmp_path / name / results.SUMMARY, {"utterances": 1})
+    assert list(results.collect(tmp_path)) == ["recordings", "a", "b"]
+    with pytest.raises(ValueError, match="run `audiotok evaluate`"):
+        results.collect(tmp_path / "nowhere")
+
+
+def test_the_printed_table_holds_values_intervals_failures_and_reasons(tmp_path):
+    from rich.console import Console
+
+    metrics = {"samples": Samples(), "picky": Picky()}
+    summary = summarise(score_all(IDS, load, metrics, folder=tmp_path), metrics, unspoken=["no [phonemes]"], resamplings=100, seed=0)
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table.results_table({"mine": summary}, title="Results of x"))
+    text = console.export_text()
+    for part in ("Rate (%) ↓", "Picky ↑", "2.00", "4 failed", "1 skipped", "1 not spoken", "picky failed for 3: silence", "no [phonemes]"):
+        assert part in text
