@@ -137,6 +137,24 @@ def test_other_metrics_stop_and_name_what_differs(cfg, page):
         evaluate.run(changed)
 
 
+def test_more_threads_are_no_other_settings(cfg, page):
+    changed = cfg.copy()
+    changed.metrics.words.threads = 2
+    evaluate.run(changed)  # raises where they are
+
+
+def test_a_system_that_is_scored_but_gone_stops_the_report(cfg, page):
+    moved = paths.audio(cfg) / "noisy"
+    moved.rename(moved.with_suffix(".partial"))
+    changed = cfg.copy()
+    changed.report.examples, changed.overwrite = 1, True
+    try:
+        with pytest.raises(ValueError, match=r"noisy is scored but not there any more; run `audiotok evaluate"):
+            report_stage.run(changed)
+    finally:
+        moved.with_suffix(".partial").rename(moved)
+
+
 def test_the_page_asks_for_nothing_outside_itself(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)

@@ -64,16 +64,11 @@ def _average(table: pa.Table, column: Column, *, resamplings: int, seed: int) ->
     return {"value": float(numerators.sum() / denominators.sum()), "low": low, "high": high, "n": len(scored)}
 
 
-def collect(folder: Path) -> dict[str, dict[str, Any]]:
-    """The summary of each scored system in `folder`, the recordings first. Raises ValueError where there is none."""
-    summaries = {path.parent.name: files.read_json(path) for path in sorted(folder.glob(f"*/{SUMMARY}")) if not _partial(path.parent)}
-    if not summaries:
-        raise ValueError(f"{folder} holds no scores; run `audiotok evaluate` with the same recipe and settings first")
-    return dict(sorted(summaries.items(), key=lambda item: (item[0] != "recordings", item[0])))
-
-
-def _partial(folder: Path) -> bool:
-    return folder.name.endswith(".partial")
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The summary of each system, the recordings first, as `evaluate` collected them. Raises ValueError where it has not yet."""
+    if not (folder / RESULTS).exists():
+        raise ValueError(f"{folder} holds no {RESULTS}; run `audiotok evaluate` with the same recipe and settings first")
+    return files.read_json(folder / RESULTS)["systems"]
 
 
 def column_names(summaries: Mapping[str, dict[str, Any]]) -> list[str]:

@@ -1,10 +1,12 @@
 """Audio -> scores of every utterance, and results.json.
 
-Reads every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl whose rows have id, path, text,
-speaker and language) and the recordings of the same utterances, which are scored beside the systems under the name recordings.
-Writes, for each, EXP_DIR/evaluation/SYSTEM/utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 % intervals,
-failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them. A killed run goes on
-where it stopped. Can be told: metrics=speech|resynthesis, metrics.words.model=FOLDER, evaluate.bootstrap, data and prepare as for prepare.
+Reads: every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl whose rows have id, path, text,
+speaker and language), and from EXP_ROOT/data/NAME-FP/ the recordings of the same utterances, scored beside the systems as recordings.
+Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 %
+intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them. A killed run
+goes on where it stopped.
+Told by: metrics (speech, resynthesis) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap, seed; data and prepare as for
+prepare.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +24,7 @@ from audiotok.evaluation import results, scoring, sources, table
 from audiotok.evaluation.metric import Metric
 from audiotok.stages import paths
 
-SECTIONS = ("data", "prepare", "metrics", "evaluate")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "metrics", "evaluate")
 
 
 def run(cfg: DictConfig) -> None:
@@ -33,7 +35,11 @@ def run(cfg: DictConfig) -> None:
     metrics = cache(lambda: instantiate(cfg.metrics, _convert_="all"))
     recordings = cache(lambda: sources.Recordings(load_cuts(paths.manifests(cfg), "test")))
     for name in ids:
-        settings = paths.settings(cfg, "metrics", "evaluate", "seed") | {"manifests": manifests, "ids": files.fingerprint(ids[name])}
+        settings = paths.settings(cfg, "evaluate", "seed") | {"manifests": manifests, "ids": files.fingerprint(ids[name])}
+        settings["metrics"] = {
+            metric: {key: value for key, value in told.items() if key != "threads"}  # which change the time, not the score
+            for metric, told in paths.settings(cfg, "metrics")["metrics"].items()
+        }
         settings["audio"] = systems[name].fingerprint() if name in systems else None
         work = partial(_score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics)
         folder = paths.evaluation(cfg) / name

@@ -1,9 +1,10 @@
 """Results, training log, audio, codes -> report.html.
 
-Reads EXP_DIR/evaluation (what evaluate writes), EXP_DIR/audio, the manifests, EXP_DIR/train/log.jsonl where there is one, and the token
-store where there is one. Writes EXP_DIR/report/report.html, one self-contained page with the results, the training curves and the first
-test sentences to hear and see in every version, and results.json beside it with the same numbers. Can be told: report.examples (how many
-sentences), data, prepare and tokenizer as for prepare and tokenize.
+Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
+token stores that the systems were made of.
+Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, the training curves and the first test sentences to hear
+and see in every version, and results.json with the same numbers.
+Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "report")
 
 def run(cfg: DictConfig) -> None:
     evaluation, folder = paths.evaluation(cfg), paths.report(cfg)
-    summaries = results.collect(evaluation)
+    summaries = results.read(evaluation)
     log = logging.read(paths.train(cfg))
     settings = paths.settings(cfg, "report") | {
         "results": files.fingerprint(summaries),
@@ -73,6 +74,8 @@ def _examples(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> Itera
     scores = {name: pq.read_table(paths.evaluation(cfg) / name / scoring.SCORES).to_pylist() for name in summaries}
     rows = {name: {row["id"]: row for row in system_rows} for name, system_rows in scores.items()}
     systems, recordings = sources.systems(paths.audio(cfg)), sources.Recordings(load_cuts(paths.manifests(cfg), "test"))
+    if gone := summaries.keys() - systems.keys() - {sources.RECORDINGS}:
+        raise ValueError(f"{paths.audio(cfg) / min(gone)} is scored but not there any more; run `audiotok evaluate {cfg.recipe}` again")
     stores = _stores(cfg, systems)
     for id in list(rows[sources.RECORDINGS])[: cfg.report.examples]:
         versions = []
