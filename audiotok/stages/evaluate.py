@@ -1,6 +1,6 @@
 """Audio -> scores of every utterance, and results.json.
 
-Reads: every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl whose rows have id, path, text,
+Reads: every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl with id, path, text,
 speaker and language), and from EXP_ROOT/data/NAME-FP/ the recordings of the same utterances, scored beside the systems as recordings.
 Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 %
 intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them. A killed run
