@@ -4,7 +4,8 @@
   audiotok STAGE --help     what the stage reads, writes and can be told
 
 RECIPE is a name under recipes/, or the path of a .yaml file of your own. key=value changes a setting; GROUP=NAME chooses another
-component (tokenizer=lyra). --debug shows the traceback of an error.
+component (tokenizer=lyra). The folders configs/ and recipes/ where you are, and Python modules there, are found beside audiotok's own.
+--debug shows the traceback of an error.
 """
 
 import difflib
@@ -60,6 +61,7 @@ def _dispatch(argv: list[str]) -> None:
         return
     if len(argv) < 2:
         raise UsageError(f"audiotok {name} wants a recipe; there are: {', '.join(recipe_names())}")
+    sys.path.insert(0, str(Path.cwd()))  # a component of the user's own, as `python -m` would find it
     cfg = load(argv[1], argv[2:])
     importlib.import_module(f"audiotok.stages.{name}").run(cfg)
 
@@ -70,8 +72,14 @@ def stage_names() -> list[str]:
     return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
 
+def roots() -> list[Path]:
+    """Where configs/ and recipes/ are looked for: audiotok's own, then the folder where the user is."""
+    here = Path.cwd()
+    return [ROOT] if here == ROOT else [ROOT, here]
+
+
 def recipe_names() -> list[str]:
-    return sorted(str(path.relative_to(ROOT / "recipes").with_suffix("")) for path in (ROOT / "recipes").rglob("*.yaml"))
+    return sorted({str(path.relative_to(root / "recipes").with_suffix("")) for root in roots() for path in (root / "recipes").rglob("*.yaml")})
 
 
 def overview() -> str:
@@ -94,13 +102,14 @@ def stage_help(name: str) -> str:
 
 
 def group_options(group: str) -> list[str]:
-    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+    return sorted({path.stem for root in roots() for path in (root / "configs" / group).glob("*.yaml")})
 
 
 def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
     folder, name, label = _locate(recipe)
-    wanted = [f"hydra.searchpath=[file://{folder.parent}]", f"+{folder.name}={name}", f"recipe={label}"]
+    search = ",".join(f"file://{path}" for path in (folder.parent, *(root / "configs" for root in roots()[1:])))
+    wanted = [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         _check_groups(overrides)
         chosen = [text for text in overrides if group_options(text.partition("=")[0])]
@@ -120,7 +129,8 @@ def _locate(recipe: str) -> tuple[Path, str, str]:
         if not path.is_file():
             raise UsageError(f"no recipe file {recipe}; there are recipes by name: {', '.join(recipe_names())}")
         return path.parent, path.stem, path.stem
-    return ROOT / "recipes", _known(recipe, recipe_names(), "recipe"), recipe
+    name = _known(recipe, recipe_names(), "recipe")
+    return next(root / "recipes" for root in roots() if (root / "recipes" / f"{name}.yaml").is_file()), name, recipe
 
 
 def _check_groups(overrides: Iterable[str]) -> None:

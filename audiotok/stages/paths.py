@@ -28,10 +28,15 @@ def _short(value: object) -> str:
     return files.fingerprint(value)[:8]
 
 
-def data_key(cfg: DictConfig) -> str:
+def data_settings(cfg: DictConfig) -> dict:
+    """What the manifests of a corpus depend on: not on the number of processes that made them."""
     chosen = settings(cfg, "data", "prepare")
-    del chosen["prepare"]["workers"]  # the manifests do not depend on it
-    return f"{cfg.data.name}-{_short(chosen)}"
+    del chosen["prepare"]["workers"]
+    return chosen
+
+
+def data_key(cfg: DictConfig) -> str:
+    return f"{cfg.data.name}-{_short(data_settings(cfg))}"
 
 
 def manifests(cfg: DictConfig) -> Path:

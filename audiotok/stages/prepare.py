@@ -34,7 +34,7 @@ def run(cfg: DictConfig) -> None:
             task = progress.add_task("checking recordings", total=sum(map(len, utterances.values())))
             write_manifests(partial, utterances, **cfg.prepare, progress=lambda more: progress.advance(task, more))
 
-    if files.build(folder, paths.settings(cfg, *SECTIONS), work, overwrite=cfg.overwrite) == "present":
+    if files.build(folder, paths.data_settings(cfg), work, overwrite=cfg.overwrite) == "present":
         console.print(f"{folder} is there already")
         return
     show(console, folder, files.read_json(folder / "summary.json"))

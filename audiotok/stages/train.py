@@ -23,6 +23,7 @@ from audiotok.models.ar_tts import Batch
 from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.training.loop import TrainSettings, fit
+from audiotok.training.memory import keep_freed_memory
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "train")
 
@@ -49,6 +50,7 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
     train, dev = (
         AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end) for split in ("train", "dev")
     )
+    keep_freed_memory()
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(store.spec),
