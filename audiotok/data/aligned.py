@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from audiotok.data.phonemes import PhonemeVocabulary
+from audiotok.data.phonemes import PhonemeVocabulary, split_stress
 from audiotok.store.reader import TokenStore
 from audiotok.store.schema import Utterance
 from audiotok.transforms.base import Transform
 from audiotok.types import TokenSpec
 
+ANYONE = ""
 KEPT_CODES = 2**28  # codes held in memory, four bytes each
 
 
@@ -30,7 +31,10 @@ class Line:
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """All that turns a line of text into ids; saved with a model, because its ids mean nothing without it."""
+    """All that turns a line of text into ids; saved with a model, because its ids mean nothing without it.
+
+    Speaker 0 is anyone: a model learns it from utterances whose speaker it is not told.
+    """
 
     vocabulary: PhonemeVocabulary
     speakers: tuple[str, ...]
@@ -47,9 +51,16 @@ class FrontEnd:
     def of(cls, alignments: Iterable[dict], about: Iterable[dict]) -> "FrontEnd":
         """Of the phonemes in a training split's alignments, and its speakers and languages."""
         rows = list(about)
-        speakers, languages = ({row[key] or "" for row in rows} for key in ("speaker", "language"))
+        speakers, languages = ({row[key] or ANYONE for row in rows} for key in ("speaker", "language"))
         vocabulary = PhonemeVocabulary.of(row["phonemes"] for row in alignments)
-        return cls(vocabulary, tuple(sorted(speakers)), tuple(sorted(languages)))
+        return cls(vocabulary, (ANYONE, *sorted(speakers - {ANYONE})), tuple(sorted(languages)))
+
+    def known_speaker(self, name: str | None) -> str:
+        """The speaker, or anyone where the model has never heard them."""
+        return name if name in self.speakers else ANYONE
+
+    def can_say(self, phonemes: Iterable[str], language: str | None) -> bool:
+        return language in self.languages and all(split_stress(phoneme)[0] in self.vocabulary.phonemes for phoneme in phonemes)
 
     def line(self, phonemes: Sequence[str], speaker: str, language: str) -> Line:
         """Raises ValueError naming what this model has never seen."""
@@ -75,14 +86,15 @@ class AlignedUtterance:
 
 
 class AlignedCorpus(Sequence[AlignedUtterance]):
-    """A split's utterances that have both codes and an alignment, read from the store when asked for. `lengths` counts positions."""
+    """A split's utterances that have codes, an alignment, and no phoneme unseen in training. `lengths` counts positions.
+
+    Codes are read from the store when asked for.
+    """
 
     def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Transform, front_end: FrontEnd) -> None:
         self.store, self.transform, self.front_end = store, transform, front_end
-        about = store.about().to_pylist()
-        self.alignments = [alignments[row["id"]] for row in about if row["id"] in alignments and row["num_frames"]]
-        if not self.alignments:
-            raise ValueError(f"no utterance of {store.folder} is aligned; run `audiotok align` with the same recipe and settings first")
+        about = [row for row in store.about().to_pylist() if row["id"] in alignments and row["num_frames"]]
+        self.alignments = [alignments[row["id"]] for row in about if front_end.can_say(alignments[row["id"]]["phonemes"], row["language"] or ANYONE)]
         frames = {row["id"]: row["num_frames"] for row in about}
         positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
         self.lengths = [positions(frames[row["id"]]) for row in self.alignments]
@@ -97,7 +109,7 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
         utterance = self._read(row["id"])
         durations_P = durations_in_frames(row["durations"], self.store.spec.frame_rate)
         path = laid_out(boundaries(durations_P, utterance.num_frames), self.transform, self.store.spec)
-        line = self.front_end.line(row["phonemes"], utterance.speaker or "", utterance.language or "")
+        line = self.front_end.line(row["phonemes"], self.front_end.known_speaker(utterance.speaker), utterance.language or ANYONE)
         codes_KN = self.transform.apply(utterance.codes_KN.long(), self.store.spec)
         holes_KN = ~self.transform.legal(utterance.num_frames, self.store.spec)
         return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.masked_fill(holes_KN, -1))

@@ -67,7 +67,10 @@ class Aligner:
     log_weights: Tensor
 
     def chain(self, segments: Sequence[Segment]) -> tuple[Tensor, Tensor, Tensor]:
-        """(state ids, segment index, whether it may be skipped) along the utterance."""
+        """(state ids, segment index, whether it may be skipped) along the utterance. Raises ValueError for a phoneme never trained on."""
+        unknown = {name for name, _ in (_name_and_parts(segment, self.parts) for segment in segments) if (name, 0) not in self.state_of}
+        if unknown:
+            raise ValueError(f"phonemes that the training split does not have: {' '.join(sorted(unknown))}")
         rows = [
             (self.state_of[name, part], i, segment.optional)
             for i, segment in enumerate(segments)

@@ -110,11 +110,13 @@ class ArTts(nn.Module):
         text_layers: int,
         replace_codes: float,
         blank_frames: float,
+        anonymous: float,
         duration_weight: float,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.replace_codes, self.blank_frames, self.duration_weight = replace_codes, blank_frames, duration_weight
+        self.replace_codes, self.blank_frames = replace_codes, blank_frames
+        self.anonymous, self.duration_weight = anonymous, duration_weight
         self.text = TextEncoder(num_phonemes, width=width, layers=text_layers, dropout=dropout)
         self.speaker = nn.Embedding(num_speakers, width)
         self.language = nn.Embedding(num_languages, width)
@@ -153,7 +155,10 @@ class ArTts(nn.Module):
 
     def encode_text(self, text: Text) -> Tensor:
         """Phonemes with their neighbours, speaker and language: [B, P, D]."""
-        who_B1D = (self.speaker(text.speaker_B) + self.language(text.language_B))[:, None]
+        speaker_B = text.speaker_B
+        if self.training:
+            speaker_B = speaker_B.masked_fill(torch.rand(speaker_B.shape, device=speaker_B.device) < self.anonymous, 0)
+        who_B1D = (self.speaker(speaker_B) + self.language(text.language_B))[:, None]
         return self.text(text.phonemes_BP, text.stress_BP, lengths_B=text.lengths_B) + who_B1D
 
     def log_durations(self, text_BPD: Tensor) -> Tensor:

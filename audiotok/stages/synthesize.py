@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import audio, distributed, files
-from audiotok.data.aligned import FrontEnd
+from audiotok.data.aligned import ANYONE, FrontEnd
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
 from audiotok.stages import paths
@@ -41,8 +41,9 @@ def run(cfg: DictConfig) -> None:
     def work(partial: Path) -> None:
         tokens = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint)
         rows = select_utterances(TokenStore(tokens / "test").descriptions(), **cfg.select)
-        requests = [Request(row.id, row.text or "", row.speaker or "", row.language or "") for row in rows]
-        _write(partial, requests, cfg, console)
+        voice = _voice(cfg)
+        requests = [Request(row.id, row.text or "", voice.front_end.known_speaker(row.speaker), row.language or ANYONE) for row in rows]
+        _write(partial, requests, cfg, console, voice=voice)
 
     made = files.build(folder, settings, work, overwrite=cfg.overwrite)
     console.print(f"{folder} is {'there already' if made == 'present' else 'written'}")
@@ -77,6 +78,7 @@ def _speak_text(cfg: DictConfig, console: Console) -> None:
 
 
 def _chosen(name: str | None, known: tuple[str, ...], kind: str) -> str:
+    known = tuple(one for one in known if one != ANYONE) or known
     if name is None and len(known) > 1:
         raise ValueError(f"this model has {len(known)} {kind}s; set synthesize.{kind} to one of {', '.join(known[:20])}")
     return known[0] if name is None else name
@@ -114,8 +116,7 @@ def _results(requests: list[Request], voice: Voice, cfg: DictConfig, console: Co
         )
 
 
-def _write(folder: Path, requests: list[Request], cfg: DictConfig, console: Console, *, voice: Voice | None = None) -> None:
-    voice = voice or _voice(cfg)
+def _write(folder: Path, requests: list[Request], cfg: DictConfig, console: Console, *, voice: Voice) -> None:
     (folder / "codes").mkdir()
     failed: list[Failed] = []
     files.write_jsonl(folder / "utterances.jsonl", _rows(folder, _results(requests, voice, cfg, console), voice, failed))

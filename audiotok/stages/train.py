@@ -51,6 +51,8 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end) for split in ("train", "dev")
     )
     keep_freed_memory()
+    if not len(train):
+        raise ValueError(f"no utterance of {tokens / 'train'} is aligned; run `audiotok align {cfg.recipe}` with the same settings first")
     torch.manual_seed(cfg.seed)
     model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(store.spec),
@@ -87,5 +89,5 @@ def _batches(corpus: AlignedCorpus, batch_frames: int, *, seed: int, step: int) 
 
 
 def _fixed_batches(corpus: AlignedCorpus, batch_frames: int) -> list[Batch]:
-    plan = BucketedBatches(corpus.lengths, batch_frames, 0).epoch(0)
+    plan = BucketedBatches(corpus.lengths, batch_frames, 0).epoch(0) if len(corpus) else []
     return [Batch.of([corpus[item] for item in items]) for items in plan]

