@@ -79,7 +79,9 @@ def roots() -> list[Path]:
 
 
 def recipe_names() -> list[str]:
-    return sorted({str(path.relative_to(root / "recipes").with_suffix("")) for root in roots() for path in (root / "recipes").rglob("*.yaml")})
+    return sorted(
+        {str(path.relative_to(root / "recipes").with_suffix("")) for root in roots() for path in (root / "recipes").rglob("*.yaml")}
+    )
 
 
 def overview() -> str:

@@ -124,7 +124,7 @@ def _matches(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> b
     found = settings_of(folder)
     if found == settings:
         return True
-    if overwrite or found is None and folder.name.endswith(".partial"):
+    if overwrite or (found is None and folder.name.endswith(".partial")):
         return False
     if found is None:
         raise ValueError(f"{folder} exists and was not made by audiotok ({RECORD} is missing); move it away, or set overwrite=true")

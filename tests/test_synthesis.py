@@ -47,6 +47,7 @@ def voice(transform) -> Voice:
         text_layers=1,
         replace_codes=0.0,
         blank_frames=0.0,
+        own_history=0.0,
         anonymous=0.0,
         duration_weight=1.0,
     )

@@ -94,7 +94,9 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
     def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Transform, front_end: FrontEnd) -> None:
         self.store, self.transform, self.front_end = store, transform, front_end
         about = [row for row in store.about().to_pylist() if row["id"] in alignments and row["num_frames"]]
-        self.alignments = [alignments[row["id"]] for row in about if front_end.can_say(alignments[row["id"]]["phonemes"], row["language"] or ANYONE)]
+        self.alignments = [
+            alignments[row["id"]] for row in about if front_end.can_say(alignments[row["id"]]["phonemes"], row["language"] or ANYONE)
+        ]
         frames = {row["id"]: row["num_frames"] for row in about}
         positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
         self.lengths = [positions(frames[row["id"]]) for row in self.alignments]

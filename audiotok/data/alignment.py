@@ -45,7 +45,13 @@ class Features:
     """Cepstra with their differences, normalised over the utterance: [N, 39] at 100 frames/s."""
 
     def __init__(self, sample_rate: int) -> None:
-        mel = {"n_fft": 512, "win_length": round(0.025 * sample_rate), "hop_length": round(HOP_SECONDS * sample_rate), "n_mels": 40, "f_min": 60.0}
+        mel = {
+            "n_fft": 512,
+            "win_length": round(0.025 * sample_rate),
+            "hop_length": round(HOP_SECONDS * sample_rate),
+            "n_mels": 40,
+            "f_min": 60.0,
+        }
         self.mfcc = torchaudio.transforms.MFCC(sample_rate, MFCC, log_mels=True, melkwargs=mel)
         self.delta = torchaudio.transforms.ComputeDeltas(5)
 
@@ -125,7 +131,9 @@ def viterbi(score_NS: Tensor, optional_S: Tensor) -> Tensor:
     num_frames, num_states = score_NS.shape
     needed = int((~optional_S).sum())
     if num_frames < needed:
-        raise ValueError(f"{num_frames} frames of audio cannot hold {needed} states: the text does not belong to the audio, or it is cut short")
+        raise ValueError(
+            f"{num_frames} frames of audio cannot hold {needed} states: the text does not belong to the audio, or it is cut short"
+        )
     scores, optional = score_NS.numpy(), optional_S.numpy()
     over = np.zeros(num_states, dtype=bool)  # may be entered from two states before
     over[2:] = optional[1:-1]
@@ -172,7 +180,9 @@ def _flat_start(features: Sequence[Tensor], transcripts: Sequence[Sequence[Segme
     state_of = {(name, part): 0 for name, count in names for part in range(count)}
     state_of = {key: i for i, key in enumerate(state_of)}
     width = features[0].shape[1]
-    aligner = Aligner(state_of, parts, torch.zeros(len(state_of), 1, width), torch.ones(len(state_of), 1, width), torch.zeros(len(state_of), 1))
+    aligner = Aligner(
+        state_of, parts, torch.zeros(len(state_of), 1, width), torch.ones(len(state_of), 1, width), torch.zeros(len(state_of), 1)
+    )
     paths = [_uniform(aligner, frames, segments) for frames, segments in zip(features, transcripts)]
     return _estimate(aligner, *_gather(features, paths))
 
@@ -205,7 +215,7 @@ def _gather(features: Sequence[Tensor], paths: Sequence[Tensor | None]) -> tuple
 
 def _estimate(aligner: Aligner, frames_ND: Tensor, states_N: Tensor) -> Aligner:
     """One re-estimation of all Gaussians from frames and their states; a Gaussian with hardly any frame keeps its place."""
-    num_states, num_gaussians, width = aligner.means.shape
+    num_states, num_gaussians, _ = aligner.means.shape
     precision, means = 1 / aligner.variances[states_N], aligner.means[states_N]
     log_probability = aligner.log_weights[states_N] - 0.5 * ((frames_ND[:, None] - means).square() * precision - precision.log()).sum(2)
     share = log_probability.softmax(1)

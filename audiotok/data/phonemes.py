@@ -4,7 +4,7 @@ A phoneme is an IPA symbol, with a stress mark in front where the language has s
 where a speaker may pause; word boundaries are kept, because a speaker may pause there too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,7 +72,7 @@ def _phonemes(word: object) -> list[str]:
 
 
 @cache
-def _sentences():  # noqa: ANN202
+def _sentences() -> Callable:
     try:
         import gruut  # noqa: PLC0415
     except ImportError as error:

@@ -95,6 +95,8 @@ class Batch:
 class ArTts(nn.Module):
     """See the module's docstring. `spec` is that of the transformed codes."""
 
+    offsets_K: Tensor
+
     def __init__(
         self,
         spec: TokenSpec,
@@ -110,12 +112,13 @@ class ArTts(nn.Module):
         text_layers: int,
         replace_codes: float,
         blank_frames: float,
+        own_history: float,
         anonymous: float,
         duration_weight: float,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.replace_codes, self.blank_frames = replace_codes, blank_frames
+        self.replace_codes, self.blank_frames, self.own_history = replace_codes, blank_frames, own_history
         self.anonymous, self.duration_weight = anonymous, duration_weight
         self.text = TextEncoder(num_phonemes, width=width, layers=text_layers, dropout=dropout)
         self.speaker = nn.Embedding(num_speakers, width)
@@ -135,11 +138,30 @@ class ArTts(nn.Module):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy per code plus the weighted error of log durations."""
         text_BPD = self.encode_text(batch.text)
-        frames_BND = self.embed_path(text_BPD, batch.path) + self.embed_history(self.spoil(batch.codes_BKN))
-        hidden_BND = self.decode(text_BPD, batch.text.lengths_B, self.dropout(frames_BND))
+        path_BND = self.embed_path(text_BPD, batch.path)
+        history_BKN = self.spoil(batch.codes_BKN)
+        if self.training and self.own_history:
+            with torch.no_grad():
+                logits = self.logits(self.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN))
+            history_BKN = self.replay(history_BKN, logits)
+        hidden_BND = self.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN)
         codes = self.code_loss(hidden_BND, batch.codes_BKN)
         durations = self.duration_loss(text_BPD, batch)
         return codes + self.duration_weight * durations, {"codes": codes.detach(), "durations": durations.detach()}
+
+    def hidden(self, text_BPD: Tensor, text_lengths_B: Tensor, path_BND: Tensor, codes_BKN: Tensor) -> Tensor:
+        """Hidden states of all positions, each given the codes before it, [B, N, D]."""
+        return self.decode(text_BPD, text_lengths_B, self.dropout(path_BND + self.embed_history(codes_BKN)))
+
+    def replay(self, codes_BKN: Tensor, logits: Sequence[Tensor]) -> Tensor:
+        """The codes with a share of positions as the model itself would have drawn them, which is what it hears when it speaks.
+
+        Scheduled sampling in two parallel passes (arXiv 1906.07651); the share differs from row to row, `own_history` on average.
+        """
+        drawn_BKN = torch.stack([_draw(logits_BNV) for logits_BNV in logits], dim=1)
+        share_B11 = 2 * self.own_history * torch.rand(codes_BKN.shape[0], 1, 1, device=codes_BKN.device)
+        own_B1N = torch.rand(codes_BKN.shape[0], 1, codes_BKN.shape[2], device=codes_BKN.device) < share_B11
+        return torch.where(own_B1N & (codes_BKN >= 0), drawn_BKN, codes_BKN)
 
     def code_loss(self, hidden_BND: Tensor, codes_BKN: Tensor) -> Tensor:
         losses = [
@@ -249,6 +271,12 @@ class TextEncoder(nn.Module):
             mixed_BPD = convolution((norm(hidden_BPD) * inside_BP1).transpose(1, 2)).transpose(1, 2)
             hidden_BPD = hidden_BPD + self.dropout(F.gelu(mixed_BPD))
         return hidden_BPD * inside_BP1
+
+
+def _draw(logits_BNV: Tensor) -> Tensor:
+    """A code of each distribution, by the Gumbel trick: one pass, no cumulative sums."""
+    noise_BNV = -torch.log(-torch.log(torch.rand(logits_BNV.shape, device=logits_BNV.device).clamp_min(1e-9)))
+    return (logits_BNV.float() + noise_BNV).argmax(-1)
 
 
 def _take(hidden_BND: Tensor, index_BM: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ def run(cfg: DictConfig) -> None:
     def work(partial: Path) -> None:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
             fitting = progress.add_task("fitting the aligner", total=cfg.align.iterations)
-            aligners = fit_aligners(load_cuts(manifests, "train"), **cfg.align, progress=lambda done: progress.update(fitting, completed=done))
+            aligners = fit_aligners(
+                load_cuts(manifests, "train"), **cfg.align, progress=lambda done: progress.update(fitting, completed=done)
+            )
             cuts = (cut for split in splits_of(manifests) for cut in load_cuts(manifests, split))
             rows = align_cuts(progress.track(cuts, total=num_utterances(manifests), description="aligning"), aligners)
             _write(partial, rows, console)

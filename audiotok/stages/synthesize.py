@@ -133,5 +133,7 @@ def _rows(folder: Path, results: Iterable[Spoken | Failed], voice: Voice, failed
             continue
         name = file_name(result.request.id)
         audio.write(folder / f"{name}.wav", result.wav_T, voice.tokenizer.spec.sample_rate)
-        np.save(folder / "codes" / f"{name}.npy", result.codes_KN.numpy().astype(np.min_scalar_type(max(voice.tokenizer.spec.codebook_sizes))))
+        np.save(
+            folder / "codes" / f"{name}.npy", result.codes_KN.numpy().astype(np.min_scalar_type(max(voice.tokenizer.spec.codebook_sizes)))
+        )
         yield {**asdict(result.request), "path": f"{name}.wav", "codes": f"codes/{name}.npy"}

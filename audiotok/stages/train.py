@@ -61,7 +61,7 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         num_languages=len(front_end.languages),
     )
     console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters, {len(train)} utterances to learn from")
-    options = OmegaConf.to_container(cfg.train, resolve=True)
+    options = paths.settings(cfg, "train")["train"]
     batch_frames = options.pop("batch_frames")
     records = {"spec": store.spec.to_json(), "front_end": front_end.to_dict(), "config": OmegaConf.to_container(cfg, resolve=True)}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:

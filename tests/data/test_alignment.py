@@ -1,6 +1,6 @@
 """The aligner: its search against a slow reference, its fit on real speech."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def all_paths(num_frames, optional):
     for path in product(range(len(optional)), repeat=num_frames):
         starts = path[0] == 0 or (path[0] == 1 and optional[0])
         ends = path[-1] == last or (path[-1] == last - 1 and optional[-1])
-        moves = all(b - a in (0, 1) or (b - a == 2 and optional[a + 1]) for a, b in zip(path, path[1:]))
+        moves = all(b - a in (0, 1) or (b - a == 2 and optional[a + 1]) for a, b in pairwise(path))
         if starts and ends and moves:
             yield path
 
@@ -45,7 +45,7 @@ def test_short_pauses_give_their_frames_to_the_phoneme_before():
 
 
 def test_an_aligner_fitted_to_tones_finds_where_each_begins():
-    """Three made phonemes, tones of known durations: within 20 ms of the truth at the median, from a flat start and no hint but the order."""
+    """Three made phonemes, tones of known durations: within 20 ms at the median, from a flat start and no hint but their order."""
     generator = torch.Generator().manual_seed(0)
     pitch = {"a": 300.0, "b": 900.0, "c": 2500.0}
     features, transcripts, truth = [], [], []

@@ -17,7 +17,7 @@ TRANSFORMS = [Parallel(), Delay(step=1), Flatten(), CoarseFirst()]
 def tiny(transform, **changes):
     torch.manual_seed(0)
     options = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
-    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "anonymous": 0.1, "duration_weight": 0.5} | changes
+    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "own_history": 0.5, "anonymous": 0.1, "duration_weight": 0.5} | changes
     return ArTts(transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **options)
 
 
@@ -96,7 +96,7 @@ def test_history_is_spoiled_in_training_only():
 
 
 def test_the_model_learns_one_utterance_by_heart():
-    model = tiny(Parallel(), replace_codes=0.0, blank_frames=0.0).train()
+    model = tiny(Parallel(), replace_codes=0.0, blank_frames=0.0, own_history=0.0).train()
     batch = Batch.of([utterance(6, Parallel(), phonemes=5, frames=20)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
