@@ -22,6 +22,18 @@ def results_table(summaries: Mapping[str, dict[str, Any]], *, title: str) -> Tab
     return table
 
 
+def markdown(summaries: Mapping[str, dict[str, Any]]) -> str:
+    """The same as a Markdown table, a row a system, for a recipe's README."""
+    names = column_names(summaries)
+    cells = {system: [cell(summary, name) for name in names] for system, summary in summaries.items()}
+    heads = [_label(next(row[i] for row in cells.values() if row[i])) for i in range(len(names))]
+    lines = [f"| | utterances | {' | '.join(heads)} |", f"|---|{'---:|' * (len(names) + 1)}"]
+    for system, row in cells.items():
+        values = " | ".join(_text(column).replace("\n", "<br>") for column in row)
+        lines.append(f"| {system} | {summaries[system]['utterances']} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
 def _label(column: Mapping[str, Any]) -> str:
     arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[column["better"]]
     unit = f" ({column['unit']})" if column["unit"] else ""

@@ -3,7 +3,7 @@
 Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
 token stores that the systems were made of.
 Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, the training curves and the first test sentences to hear
-and see in every version, and results.json with the same numbers.
+and see in every version, and results.json and results.md with the same numbers.
 Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
 """
 
@@ -39,6 +39,7 @@ def run(cfg: DictConfig) -> None:
     }
 
     def work(partial: Path) -> None:
+        (partial / "results.md").write_text(table.markdown(summaries), encoding="utf-8")
         shown = list(_examples(cfg, summaries))
         report.write(
             partial,
