@@ -1,17 +1,17 @@
-# The two commands of a fresh clone: `make demo` and `make test`. Both build what they need in .venv first.
+# The two commands of a fresh clone: `make demo` and `make test`. Each first builds what it needs in .venv.
 PYTHON ?= python3.11
 VENV := .venv
-STAMP := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint clean
 
-demo: $(STAMP)
+demo: $(VENV)/.demo
 	egs/prompts/tts/run.sh
 
-test: $(STAMP)
+test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
 
-lint: $(STAMP)
+lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -19,8 +19,9 @@ lint: $(STAMP)
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
-$(STAMP): pyproject.toml
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[$*]'
 	touch $@
