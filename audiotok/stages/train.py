@@ -69,6 +69,9 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
 
         def tell(step: int, values: Mapping[str, float]) -> None:
             progress.update(task, completed=step, loss=f"loss {values['loss']:.3f}")
+            if not console.is_terminal and step % cfg.train.validate_every == 0:  # a log file shows no bar
+                minutes = (progress.tasks[0].time_remaining or 0) / 60
+                console.print(f"step {step} of {cfg.train.steps}, loss {values['loss']:.3f}, {minutes:.1f} min left")
 
         fit(
             model,
