@@ -12,6 +12,7 @@ import difflib
 import importlib
 import pkgutil
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # webrtcvad's, of the speaker metric
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"audiotok: {message}\n"
     try:
         _dispatch(argv)
     except KeyboardInterrupt:
