@@ -11,10 +11,12 @@ component (tokenizer=lyra). The folders configs/ and recipes/ where you are, and
 import difflib
 import importlib
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -64,7 +66,10 @@ def _dispatch(argv: list[str]) -> None:
         return
     if len(argv) < 2:
         raise UsageError(f"audiotok {name} wants a recipe; there are: {', '.join(recipe_names())}")
-    sys.path.insert(0, str(Path.cwd()))  # a component of the user's own, as `python -m` would find it
+    if any(word in ("-h", "--help") for word in argv[2:]):
+        print(stage_help(name))
+        return
+    sys.path.append(str(Path.cwd()))  # last, so that a component of the user's own is found and shadows nothing
     cfg = load(argv[1], argv[2:])
     importlib.import_module(f"audiotok.stages.{name}").run(cfg)
 
@@ -113,12 +118,15 @@ def group_options(group: str) -> list[str]:
 def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
     folder, name, label = _locate(recipe)
-    search = ",".join(f"file://{path}" for path in (folder.parent, *(root / "configs" for root in roots()[1:])))
+    configs = [root / "configs" for root in roots()[1:] if (root / "configs").is_dir()]
+    search = ",".join(f"'file://{path}'" for path in (folder.parent, *configs))
     wanted = [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         _check_groups(overrides)
         chosen = [text for text in overrides if group_options(text.partition("=")[0])]
-        _check(overrides, compose("config", overrides=[*wanted, *chosen], return_hydra_config=True))
+        plain = compose("config", overrides=[*wanted, *chosen], return_hydra_config=True)
+        overrides = [_quoted(text, plain) for text in overrides]
+        _check(overrides, plain)
         cfg = compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
     choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", folder.name))}
     with open_dict(cfg):
@@ -146,6 +154,22 @@ def _check_groups(overrides: Iterable[str]) -> None:
             raise UsageError(f"got {text!r}; settings are given as key=value")
         if group_options(key) and choice not in group_options(key):
             raise UsageError(f"no {key} {choice!r}{_nearest(choice, group_options(key))}")
+
+
+def _quoted(text: str, cfg: DictConfig) -> str:
+    """An override whose value is plain text for a setting that holds text, so that a sentence or a path needs no second quotes."""
+    key, _, value = text.partition("=")
+    known = not group_options(key) and not key.startswith(("+", "~"))
+    if not known or not (OmegaConf.is_missing(cfg, key) or isinstance(OmegaConf.select(cfg, key, default=0), (str, NoneType))):
+        return text
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if not override.is_sweep_override() and not isinstance(override.value(), (dict, list)):
+            return text
+    except HydraException:
+        pass
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)  # Hydra's rule for quoted text
+    return f"{key}='{escaped}'"
 
 
 def _check(overrides: Iterable[str], cfg: DictConfig) -> None:

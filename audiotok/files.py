@@ -44,12 +44,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield a temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not."""
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,20 +96,22 @@ def build(
     work: Callable[[Path], None],
     *,
     overwrite: bool = False,
-    resumable: bool = False,
+    resumable: str | None = None,
 ) -> Literal["made", "present"]:
     """Fill `folder` by `work(partial_folder)`, once.
 
     A finished folder made with the same settings is left as it is ("present"). One made with other settings raises ValueError naming the
-    keys that differ, unless `overwrite`. With `resumable`, `work` is given what an interrupted run with the same settings left behind;
-    without, it starts from an empty folder. Two processes cannot fill one folder at a time.
+    keys that differ. With `overwrite` the folder is made anew in either case. `resumable` is the glob of finished work in an unfinished
+    folder: `work` is given what an interrupted run with the same settings left, and one of other settings is refused like a finished
+    folder as long as it holds such work. Two processes cannot fill one folder at a time.
     """
     settings = json.loads(json.dumps(settings, default=str))
     with _locked(folder):
-        if _matches(folder, settings, overwrite=overwrite):
+        if not overwrite and _matches(folder, settings):
             return "present"
         partial = folder.with_name(f"{folder.name}.partial")
-        if not (resumable and _matches(partial, settings, overwrite=overwrite)):
+        begun = resumable is not None and any(partial.glob(resumable))
+        if not (begun and (settings_of(partial) == settings or (not overwrite and _matches(partial, settings)))):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write_json(partial / RECORD, {"settings": settings, "fingerprint": fingerprint(settings)})
@@ -118,14 +121,12 @@ def build(
         return "made"
 
 
-def _matches(folder: Path, settings: Mapping[str, Any], *, overwrite: bool) -> bool:
+def _matches(folder: Path, settings: Mapping[str, Any]) -> bool:
     if not folder.exists():
         return False
     found = settings_of(folder)
     if found == settings:
         return True
-    if overwrite or (found is None and folder.name.endswith(".partial")):
-        return False
     if found is None:
         raise ValueError(f"{folder} exists and was not made by audiotok ({RECORD} is missing); move it away, or set overwrite=true")
     differing = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differences(found, settings))

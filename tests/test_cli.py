@@ -69,6 +69,34 @@ def test_the_keys_of_a_chosen_component_can_be_set_with_it():
     assert cfg.tokenizer.num_clusters == 20
 
 
+@pytest.mark.parametrize("text", ["Please hold, on.", "It's me.", "What (now)?", 'Say "yes": [1, 2] = {3}!', "C:\\\\x, y", "plain"])
+def test_a_sentence_needs_no_quotes_but_the_shells(text):
+    assert cli.load("prompts/tts", [f"synthesize.text={text}"]).synthesize.text == text
+    assert cli.load("prompts/tts", [f"data.root=/data/{text}"]).data.root == f"/data/{text}"
+
+
+def test_a_chosen_component_is_not_overruled_by_the_recipe():
+    assert cli.load("prompts/tts", ["sampling=greedy"]).sampling.temperature == 0
+    assert cli.load("libritts/tts", ["model=ar_tts"]).model.width == 256
+
+
+def test_a_folder_without_configs_or_with_a_comma_in_its_name_prints_no_complaint(tmp_path, monkeypatch, capfd):
+    for name in ("plain", "a, b"):
+        folder = tmp_path / name
+        (folder / "configs" / "tokenizer").mkdir(parents=True)
+        (folder / "configs" / "tokenizer" / "mine.yaml").write_text("_target_: mine.Mine\n")
+        monkeypatch.chdir(folder)
+        assert cli.load("prompts/tts", ["tokenizer=mine"]).tokenizer._target_ == "mine.Mine"
+    monkeypatch.chdir(tmp_path)
+    cli.load("prompts/tts", [])
+    assert capfd.readouterr().err == ""
+
+
+def test_help_after_the_recipe_is_the_stages_help(capsys):
+    cli.main(["train", "prompts/tts", "--help"])
+    assert "Reads:" in capsys.readouterr().out
+
+
 def test_the_command_works_outside_the_repository(tmp_path):
     shown = subprocess.run(
         [sys.executable, "-m", "audiotok.cli", "--help"],

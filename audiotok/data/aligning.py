@@ -32,18 +32,19 @@ def fit_aligners(
     """An aligner for each language, fitted to the first `hours` of the cuts that have a text. Memory grows with `hours` only."""
     features = Features(SAMPLE_RATE)
     heard: dict[str, list[tuple[Tensor, list[Segment]]]] = {}
-    seconds = 0.0
+    seconds, reason = 0.0, "there is none"
     for cut in cuts:
         if seconds >= 3600 * hours:
             break
         try:
-            chain = _segments(cut)
-        except ValueError:
-            continue  # reported by `align_cuts`
-        heard.setdefault(cut.supervisions[0].language, []).append((_frames(cut, features), chain))
+            pair = _frames(cut, features), _segments(cut)
+        except ValueError as error:
+            reason = str(error)  # each one's is reported by `align_cuts`
+            continue
+        heard.setdefault(cut.supervisions[0].language, []).append(pair)
         seconds += cut.duration
     if not heard:
-        raise ValueError("no utterance of the training split has a text that can be pronounced; alignment needs texts")
+        raise ValueError(f"no utterance of the training split can be aligned; the last one because: {reason}")
     return {
         language: alignment.train(*zip(*pairs), states=states, gaussians=gaussians, iterations=iterations, progress=progress)
         for language, pairs in sorted(heard.items())

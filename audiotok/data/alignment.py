@@ -19,6 +19,7 @@ from audiotok.data.phonemes import SILENCE, is_break, split_stress
 HOP_SECONDS = 0.01
 MFCC = 13
 VARIANCE_FLOOR = 0.01  # of unit-variance features
+BLOCK = 50_000  # frames re-estimated at a time
 MIN_PAUSE_FRAMES = 3  # a shorter pause between words is given to its neighbours
 
 
@@ -42,7 +43,7 @@ def segments(words: Sequence[Sequence[str]]) -> list[Segment]:
 
 
 class Features:
-    """Cepstra with their differences, normalised over the utterance: [N, 39] at 100 frames/s."""
+    """Cepstra with their differences, normalised over the utterance: [N, 39] at 100 frames/s. Raises ValueError for a stump of audio."""
 
     def __init__(self, sample_rate: int) -> None:
         mel = {
@@ -56,6 +57,8 @@ class Features:
         self.delta = torchaudio.transforms.ComputeDeltas(5)
 
     def __call__(self, wav_T: Tensor) -> Tensor:
+        if len(wav_T) <= self.mfcc.MelSpectrogram.n_fft:
+            raise ValueError(f"{len(wav_T)} samples of audio are shorter than the aligner's window")
         cepstra = self.mfcc(wav_T + 1e-4 * torch.randn(wav_T.shape, generator=torch.Generator().manual_seed(0)))
         first = self.delta(cepstra)
         frames = torch.cat([cepstra, first, self.delta(first)]).T
@@ -215,13 +218,15 @@ def _gather(features: Sequence[Tensor], paths: Sequence[Tensor | None]) -> tuple
 
 def _estimate(aligner: Aligner, frames_ND: Tensor, states_N: Tensor) -> Aligner:
     """One re-estimation of all Gaussians from frames and their states; a Gaussian with hardly any frame keeps its place."""
-    num_states, num_gaussians, _ = aligner.means.shape
-    precision, means = 1 / aligner.variances[states_N], aligner.means[states_N]
-    log_probability = aligner.log_weights[states_N] - 0.5 * ((frames_ND[:, None] - means).square() * precision - precision.log()).sum(2)
-    share = log_probability.softmax(1)
-    count = torch.zeros(num_states, num_gaussians).index_add(0, states_N, share)
-    first = torch.zeros_like(aligner.means).index_add(0, states_N, share[..., None] * frames_ND[:, None])
-    second = torch.zeros_like(aligner.means).index_add(0, states_N, share[..., None] * frames_ND.square()[:, None])
+    count = torch.zeros(aligner.means.shape[:2])
+    first, second = torch.zeros_like(aligner.means), torch.zeros_like(aligner.means)
+    for some_ND, states in zip(frames_ND.split(BLOCK), states_N.split(BLOCK)):
+        precision, means = 1 / aligner.variances[states], aligner.means[states]
+        log_probability = aligner.log_weights[states] - 0.5 * ((some_ND[:, None] - means).square() * precision - precision.log()).sum(2)
+        share = log_probability.softmax(1)
+        count.index_add_(0, states, share)
+        first.index_add_(0, states, share[..., None] * some_ND[:, None])
+        second.index_add_(0, states, share[..., None] * some_ND.square()[:, None])
     enough = (count > 5)[..., None]
     mean = first / count.clamp_min(1)[..., None]
     variance = (second / count.clamp_min(1)[..., None] - mean.square()).clamp_min(VARIANCE_FLOOR)

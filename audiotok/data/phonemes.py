@@ -21,6 +21,8 @@ def phonemize(text: str, language: str) -> list[list[str]]:
     """
     if language not in LANGUAGES:
         raise ValueError(f"no pronunciations for language {language!r}; there are: {', '.join(LANGUAGES)}")
+    if text.isupper() and len(text.split()) > 2:
+        text = text.lower()  # upper-case transcripts, such as LibriSpeech's, would be spelled out; ISDN should be
     words = [_phonemes(word) for sentence in _sentences()(text, lang=LANGUAGES[language]) for word in sentence]
     words = [word for word in words if word]
     if not any(not is_break(word) for word in words):

@@ -43,5 +43,5 @@ def run(cfg: DictConfig) -> None:
             )
 
     folder = paths.audio(cfg) / name
-    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True)
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*.flac")
     print(f"{folder} is there already" if made == "present" else f"{folder} is written")

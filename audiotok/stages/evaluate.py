@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
         settings["audio"] = systems[name].fingerprint() if name in systems else None
         work = partial(_score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics)
         folder = paths.evaluation(cfg) / name
-        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True) == "present":
+        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="chunks/*.parquet") == "present":
             print(f"{name} is scored already: {folder}")
     summaries = {name: files.read_json(paths.evaluation(cfg) / name / results.SUMMARY) for name in ids}
     files.write_json(paths.evaluation(cfg) / results.RESULTS, {"recipe": cfg.recipe, "systems": summaries})

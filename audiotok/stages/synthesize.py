@@ -7,6 +7,7 @@ The same seed gives the same audio, whatever the batch size.
 Told by: sampling and its keys, select (which test sentences), everything under synthesize, seed, device.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis import Failed, Request, Spoken, Voice, speak
 from audiotok.training import checkpoint
+from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "select", "synthesize")
 
@@ -35,7 +37,12 @@ def run(cfg: DictConfig) -> None:
     if cfg.synthesize.text is not None:
         _speak_text(cfg, console)
         return
-    settings = {"train": trained, **paths.settings(cfg, "sampling", "select", "seed"), "checkpoint": cfg.synthesize.checkpoint}
+    if cfg.synthesize.speaker or cfg.synthesize.language:
+        raise ValueError(
+            "synthesize.speaker and synthesize.language go with synthesize.text; test sentences are spoken as their own speakers"
+        )
+    settings = {"train": trained, **paths.settings(cfg, "tokenizer", "sampling", "select", "seed")}
+    settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds")}
     folder = paths.audio(cfg) / "synthesis"
 
     def work(partial: Path) -> None:
@@ -81,6 +88,8 @@ def _chosen(name: str | None, known: tuple[str, ...], kind: str) -> str:
     known = tuple(one for one in known if one != ANYONE) or known
     if name is None and len(known) > 1:
         raise ValueError(f"this model has {len(known)} {kind}s; set synthesize.{kind} to one of {', '.join(known[:20])}")
+    if name is not None and name not in known:
+        raise ValueError(f"no {kind} {name!r} in this model; there are: {', '.join(known[:20])}")
     return known[0] if name is None else name
 
 
@@ -91,6 +100,7 @@ def _voice(cfg: DictConfig) -> Voice:
         raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
     front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
     tokenizer, transform = instantiate(cfg.tokenizer), instantiate(cfg.transform)
+    _refuse_other_settings(folder, cfg, tokenizer.spec)
     model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(tokenizer.spec),
         num_phonemes=len(front_end.vocabulary),
@@ -99,6 +109,20 @@ def _voice(cfg: DictConfig) -> Voice:
     )
     checkpoint.load_weights(folder / "ema.safetensors", model)
     return Voice(model.eval().to(distributed.device(cfg.device)), front_end, transform, tokenizer)
+
+
+def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:
+    """Codebooks of one shape may mean other things: a checkpoint speaks only through what it was trained with."""
+    trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
+    made, parts = files.read_json(folder / "config.json"), ("transform", "model")
+    then = {part: made[part] for part in parts} | {"tokens": trained_on.fingerprint[:8]}
+    differing = list(files.differences(then, paths.settings(cfg, *parts) | {"tokens": spec.fingerprint[:8]}))
+    if differing:
+        raise ValueError(
+            f"{folder} was trained with other settings ("
+            + "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
+            + "); give the same, tokenizer included"
+        )
 
 
 def _results(requests: list[Request], voice: Voice, cfg: DictConfig, console: Console) -> Iterator[Spoken | Failed]:

@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
 
     spec = json.loads(tokenizer.spec.to_json())
     settings = {"manifests": prepared, "tokenizer": cfg.choices.tokenizer, "spec": spec, "shard_utterances": cfg.tokenize.shard_utterances}
-    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable=True)
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*/shard-*.parquet")
     failed = sum(1 for _ in files.read_jsonl(folder / FAILED))
     print(f"{folder} is there already" if made == "present" else f"{folder} is written")
     if failed:

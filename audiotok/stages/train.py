@@ -7,6 +7,7 @@ goes on from its last checkpoint and ends with the same weights, bit for bit.
 Told by: model and its keys, transform, everything under train, seed, device.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def run(cfg: DictConfig) -> None:
         **paths.settings(cfg, "transform", "model", "train", "seed"),
     }
     made = files.build(
-        paths.train(cfg), settings, lambda partial: _train(cfg, tokens, partial, console), overwrite=cfg.overwrite, resumable=True
+        paths.train(cfg),
+        settings,
+        lambda partial: _train(cfg, tokens, partial, console),
+        overwrite=cfg.overwrite,
+        resumable="step_????????",
     )
     console.print(f"{paths.train(cfg)} is {'there already' if made == 'present' else 'written'}")
 
@@ -47,8 +52,10 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
     transform, store = instantiate(cfg.transform), TokenStore(tokens / "train")
     about = [row for row in store.about().to_pylist() if row["id"] in alignments]
     front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
-    train, dev = (
-        AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end) for split in ("train", "dev")
+    train, *dev = (
+        AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end)
+        for split in ("train", "dev")
+        if (tokens / split).is_dir()
     )
     keep_freed_memory()
     if not len(train):
@@ -63,7 +70,11 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
     console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters, {len(train)} utterances to learn from")
     options = paths.settings(cfg, "train")["train"]
     batch_frames = options.pop("batch_frames")
-    records = {"spec": store.spec.to_json(), "front_end": front_end.to_dict(), "config": OmegaConf.to_container(cfg, resolve=True)}
+    records = {
+        "spec": json.loads(store.spec.to_json()),
+        "front_end": front_end.to_dict(),
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
         task = progress.add_task("training", total=cfg.train.steps, loss="")
 
@@ -80,7 +91,7 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
             settings=TrainSettings(**options),
             seed=cfg.seed,
             device=distributed.device(cfg.device),
-            dev=_fixed_batches(dev, batch_frames),
+            dev=[batch for corpus in dev for batch in _fixed_batches(corpus, batch_frames)],
             records=records,
             progress=tell,
         )

@@ -13,6 +13,7 @@ There is no random state to save: every step seeds its own (see `audiotok.traini
 import pickle
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ def _write(path: Path, state: TrainState, *, records: Mapping[str, Any]) -> None
         save_file(_plain(state.model), partial / "model.safetensors")
         save_file(_plain(state.ema.model), partial / "ema.safetensors")
         training = {"step": state.step, "optimizer": state.optimizer.state_dict(), "sums": state.sums, "count": state.count}
-        torch.save(training, partial / "training.pt")
+        torch.save(_canonical(training), partial / "training.pt")
         for name, value in records.items():
             files.write_json(partial / f"{name}.json", value)
 
@@ -103,6 +104,16 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def _plain(model: nn.Module) -> dict[str, Tensor]:
     # Clones, because safetensors refuses tensors that share memory (tied weights).
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def _canonical(value: Any) -> Any:
+    """The same value with every string one object and every container its own: pickle writes what is shared as a reference, so that a state
+    that was loaded once would have other bytes than one that never was."""
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_canonical(item) for item in value)
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class TrainSettings:
         for name in ("steps", "log_every", "save_every", "validate_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is at least 1; got {getattr(self, name)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"train.precision is {', '.join(get_args(Precision))}; got {self.precision!r}")
 
 
 def fit(
