@@ -85,20 +85,21 @@ def score_all(
     Chunks of `CHUNK` utterances are written as they are scored, each whole or absent; what `folder` holds of an earlier run with the same
     metrics is not scored again. `progress` is told how many more utterances are done.
     """
+    columns, chunks = schema(metrics), folder / "chunks"
     if (folder / SCORES).exists():
+        shutil.rmtree(chunks, ignore_errors=True)  # of a run killed between the two
         progress(len(ids))
         return pq.read_table(folder / SCORES)
-    columns = schema(metrics)
-    chunks = folder / "chunks"
     for start in range(0, len(ids), CHUNK):
         chunk_ids, path = ids[start : start + CHUNK], chunks / f"{start:08d}.parquet"
         if not path.exists():
             rows = [score(metrics, *load(id)) for id in chunk_ids]
             _write(path, pa.Table.from_pylist(rows, schema=columns))
         progress(len(chunk_ids))
-    table = pa.concat_tables([pq.read_table(path) for path in sorted(chunks.glob("*.parquet"))])
+    scored = [pq.read_table(path) for path in sorted(chunks.glob("*.parquet"))]
+    table = pa.concat_tables([columns.empty_table(), *scored])  # a system that spoke nothing has no chunk
     _write(folder / SCORES, table)
-    shutil.rmtree(chunks)
+    shutil.rmtree(chunks, ignore_errors=True)
     return table
 
 

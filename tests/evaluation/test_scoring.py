@@ -120,6 +120,29 @@ def test_a_finished_table_is_not_scored_again(tmp_path):
     assert again.calls == []
 
 
+def test_a_run_killed_between_the_table_and_its_chunks_leaves_only_the_table(tmp_path, monkeypatch):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(scoring.shutil, "rmtree", killed)
+        score_all(IDS, load, {"samples": Samples()}, folder=tmp_path)
+    assert (tmp_path / "chunks").exists()
+    again = Samples()
+    assert len(score_all(IDS, load, {"samples": again}, folder=tmp_path)) == len(IDS)
+    assert again.calls == []
+    assert {path.name for path in tmp_path.iterdir()} == {scoring.SCORES}
+
+
+def test_a_system_that_spoke_nothing_has_no_utterances_and_its_failures(tmp_path):
+    metrics = {"samples": Samples(), "picky": Picky()}
+    rows = score_all([], load, metrics, folder=tmp_path)
+    summary = summarise(rows, metrics, unspoken=["too long", "too long"], resamplings=100, seed=0)
+    assert (summary["utterances"], summary["seconds"], summary["unspoken"]) == (0, 0, {"too long": 2})
+    assert [(column["value"], column["n"]) for column in summary["columns"]] == [(None, 0)] * 3
+    assert score_all([], load, metrics, folder=tmp_path).equals(rows)
+
+
 def test_results_that_are_not_there_name_the_stage_that_makes_them(tmp_path):
     with pytest.raises(ValueError, match="run `audiotok evaluate`"):
         results.read(tmp_path)
