@@ -1,5 +1,6 @@
 """EnCodec (arXiv 2210.13438) through its own package: 24 kHz at 1.5 to 24 kbit/s, 48 kHz at 3 to 24 kbit/s."""
 
+import re
 from fractions import Fraction
 from math import prod
 from pathlib import Path
@@ -98,15 +99,15 @@ class Encodec:
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
     """The network with a checkpoint's weights, every one of them. No pickled code is run: what is no plain tensors raises ValueError.
 
-    Where the file's name ends in -HASH, as the published ones do, its SHA-256 must begin so.
+    Where the file's name ends in -HASH (eight hexadecimal digits or more), as the published ones do, its SHA-256 must begin so.
     """
-    wanted = path.stem.rpartition("-")[2] if "-" in path.stem else ""
+    wanted = re.search(r"-([0-9a-f]{8,})$", path.stem)
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file; download {' or '.join(CHECKPOINTS.values())}, or set tokenizer.path=null to let it be fetched"
         )
-    if not files.file_digest(path).startswith(wanted):
-        raise ValueError(f"{path}: damaged, its SHA-256 does not begin with {wanted}; download it again")
+    if wanted and not files.file_digest(path).startswith(wanted[1]):
+        raise ValueError(f"{path}: damaged, its SHA-256 does not begin with {wanted[1]}; download it again")
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (UnpicklingError, RuntimeError, EOFError, BadZipFile, TypeError, AttributeError) as error:

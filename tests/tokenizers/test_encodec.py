@@ -113,6 +113,15 @@ def test_a_checkpoint_that_is_absent_broken_or_of_another_network_is_refused(tmp
         load_weights(network, path)
 
 
+def test_only_a_hash_at_the_end_of_the_name_is_held_against_the_file(tmp_path: Path) -> None:
+    network, path = narrow(24000), tmp_path / "my-own-fine-tuned.th"
+    torch.save(network.state_dict(), path)
+    load_weights(network, path)
+    load_weights(network, path.rename(tmp_path / f"own-{files.file_digest(path)[:8]}.th"))
+    with pytest.raises(ValueError, match="damaged, its SHA-256 does not begin with 0123abcd"):
+        load_weights(network, next(tmp_path.iterdir()).rename(tmp_path / "own-0123abcd.th"))
+
+
 class Trap:
     """Unpickled by a careless reader, it makes a folder."""
 
