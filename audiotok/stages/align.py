@@ -26,7 +26,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "align")
 
 def run(cfg: DictConfig) -> None:
     manifests, console = paths.manifests(cfg), Console()
-    settings = {"manifests": files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}"), **paths.settings(cfg, "align")}
+    settings = {"manifests": paths.manifests_fingerprint(cfg), **paths.settings(cfg, "align")}
 
     def work(partial: Path) -> None:
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:

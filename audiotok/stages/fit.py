@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
     if "fitted" not in cfg.tokenizer:
         console.print(f"tokenizer={cfg.choices.tokenizer} has nothing to fit; go on with `audiotok tokenize {cfg.recipe}`", soft_wrap=True)
         return
-    prepared = files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}")
+    prepared = paths.manifests_fingerprint(cfg)
 
     def work(partial: Path) -> None:
         tokenizer: Fittable = instantiate(cfg.tokenizer, fitted=None)

@@ -43,6 +43,12 @@ def manifests(cfg: DictConfig) -> Path:
     return Path(cfg.exp_root) / "data" / data_key(cfg)
 
 
+def manifests_fingerprint(cfg: DictConfig) -> str:
+    """Of the manifests' settings and of what stands in them: a corpus that has grown since is another one to the stages that follow."""
+    made = files.fingerprint_of(manifests(cfg), made_by=f"prepare {cfg.recipe}")
+    return files.fingerprint([made, {path.name: files.file_digest(path) for path in sorted(manifests(cfg).glob("cuts_*"))}])
+
+
 def fit_settings(cfg: DictConfig) -> dict:
     """What a fitted tokenizer depends on: the corpus, how it is fitted, and every setting of its own but where it lies."""
     own = settings(cfg.tokenizer, *(key for key in cfg.tokenizer if key != "fitted"))

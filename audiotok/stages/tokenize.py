@@ -23,7 +23,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
 
 def run(cfg: DictConfig) -> None:
     manifests = paths.manifests(cfg)
-    prepared = files.fingerprint_of(manifests, made_by=f"prepare {cfg.recipe}")
+    prepared = paths.manifests_fingerprint(cfg)
     tokenizer = instantiate(cfg.tokenizer)
     folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
 
