@@ -71,11 +71,12 @@ def corpus_folder(root: str | None, key: str, *, source: str, expects: Sequence[
     get_it = f"get the corpus from {source}, unpack it and set {key}=FOLDER"
     if root is None:
         raise ValueError(f"{key} is not set; {get_it}")
-    if not Path(root).is_dir():
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
         raise ValueError(f"{key}={root}: no such folder; {get_it}")
-    if missing := [name for name in expects if not (Path(root) / name).exists()]:
+    if missing := [name for name in expects if not (folder / name).exists()]:
         raise ValueError(f"{key}={root} does not hold {', '.join(missing)}; {get_it} (or choose other parts with data.splits)")
-    return Path(root).absolute()
+    return folder
 
 
 def prepared(recipe: Callable[..., Mapping[str, Any]], **arguments: Any) -> Parts:

@@ -46,7 +46,7 @@ def installed(languages: Sequence[str], *, root: str | None, cache: str | None) 
     Raises ValueError where `root` is given and does not hold them, and, with every reason, where they cannot be had.
     """
     if root is not None:
-        return {language: _required(language, Path(root)) for language in languages}
+        return {language: _required(language, Path(root).expanduser()) for language in languages}
     folder = Path(cache).expanduser() if cache is not None else default_cache()
     if not all(_anywhere(language, folder) for language in languages):
         with _one_at_a_time(folder):  # another process may have fetched some meanwhile

@@ -1,7 +1,8 @@
 """Corpus `speech`: any folder with a `manifest.tsv`.
 
-Tab-separated, one header line. `path` (relative to the folder) is needed; `dataset`, `speaker`, `text`, `label` and `split` are used where
-they are there, and an empty field means that it is not known. Every column but path, text, speaker and split is kept in `custom`.
+Tab-separated, one header line. `path` (relative to the folder) is needed; `dataset`, `speaker`, `language`, `text`, `label` and `split` are
+used where they are there, and an empty field means that it is not known. Every column but path, text, speaker, language and split is kept
+in `custom`.
 """
 
 import csv
@@ -12,20 +13,22 @@ from audiotok.data.manifests import Utterance
 from audiotok.data.splits import SPLITS, hashed_split
 
 MANIFEST = "manifest.tsv"
-OWN_FIELDS = {"path", "text", "speaker", "split"}
+OWN_FIELDS = {"path", "text", "speaker", "language", "split"}
 
 
 def speech(
     *,
     root: str | None,
     datasets: Sequence[str] | None,
+    language: str | None,
     languages: Mapping[str, str],
     fractions: Mapping[str, float],
 ) -> dict[str, list[Utterance]]:
     """The utterances of each split: by the column `split`, where that is empty by the hash of the path.
 
-    `datasets` chooses by the column of that name (None: all); `languages` names the language of a dataset in two letters. Raises
-    ValueError for a missing folder or column, an unknown dataset or split, and a row without a path.
+    `datasets` chooses by the column of that name (None: all). The language, in two letters, is that of the column `language`, where that
+    is empty the one that `languages` names for the dataset, and where it names none `language`. Raises ValueError for a missing folder or
+    column, an unknown dataset or split, and a row without a path.
     """
     folder = _folder(root)
     rows = list(_rows(folder / MANIFEST))
@@ -34,16 +37,19 @@ def speech(
         split = row.get("split") or hashed_split(row["path"], fractions)
         if split not in splits:
             raise ValueError(f"{folder / MANIFEST}, line {number}: the split is {split!r}, wanted {', '.join(SPLITS)} or nothing")
-        splits[split].append(_utterance(folder, row, languages))
+        spoken = row.get("language") or languages.get(row.get("dataset", ""), language)
+        splits[split].append(_utterance(folder, row, spoken))
     return splits
 
 
 def _folder(root: str | None) -> Path:
     if root is None:
         raise ValueError(f"data.root is not set: a folder with a {MANIFEST}; set data.root=FOLDER, or AUDIOTOK_SPEECH in the environment")
-    if not (Path(root) / MANIFEST).is_file():
-        raise ValueError(f"{root} has no {MANIFEST}; set data.root=FOLDER to one that has (columns: path, dataset, speaker, text, split)")
-    return Path(root)
+    folder = Path(root).expanduser()
+    if not (folder / MANIFEST).is_file():
+        wanted = "path, dataset, speaker, language, text, split"
+        raise ValueError(f"{root} has no {MANIFEST}; set data.root=FOLDER to one that has (columns: {wanted})")
+    return folder
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -68,12 +74,12 @@ def _chosen(rows: Sequence[tuple[int, dict[str, str]]], datasets: Sequence[str] 
     return [(number, row) for number, row in rows if row["dataset"] in datasets]
 
 
-def _utterance(folder: Path, row: Mapping[str, str], languages: Mapping[str, str]) -> Utterance:
+def _utterance(folder: Path, row: Mapping[str, str], language: str | None) -> Utterance:
     return Utterance(
         id=Path(row["path"]).with_suffix("").as_posix().replace("/", "_"),
         sound=folder / row["path"],
         text=row.get("text") or None,
         speaker=row.get("speaker") or None,
-        language=languages.get(row.get("dataset", "")),
+        language=language,
         custom={name: value for name, value in row.items() if value and name not in OWN_FIELDS},
     )

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tiny import shortest_transcribed, tiny_libritts, tiny_speech_folder
 from zoo import RATE, through_pyav
 
+from audiotok.data.lhotse_recipes import corpus_folder
 from audiotok.data.manifests import Utterance, load_cuts, write_manifests
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -261,6 +262,23 @@ def test_a_folder_of_speech_becomes_splits_by_its_column_and_by_hash(speech: Pat
     assert {split: len(chosen) > 5 for split, chosen in hashed.items()} == {"train": True, "dev": True, "test": True}
     assert sum(map(len, hashed.values())) == 300
     assert (hashed["dev"][0].text, hashed["dev"][0].language) == (None, None)
+
+
+def test_the_language_of_a_row_is_its_own_else_that_of_its_dataset_else_that_of_the_folder(tmp_path: Path) -> None:
+    rows = ["a.wav\temodb\tit", "b.wav\temodb\t", "c.wav\town\t", "d.wav\t\tfr"]
+    write(tmp_path / "manifest.tsv", "\n".join(["path\tdataset\tlanguage", *rows]))
+    for told, default in (([], None), (["data.language=ru"], "ru")):
+        found = [row for chosen in listed("speech", f"data.root={tmp_path}", *told).values() for row in chosen]
+        assert {row.id: row.language for row in found} == {"a": "it", "b": "de", "c": default, "d": "fr"}
+        assert all("language" not in row.custom for row in found)
+
+
+def test_a_corpus_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine" / "manifest.tsv", "path\na.wav\n")
+    (utterance,) = [row for chosen in listed("speech", "data.root='~/mine'").values() for row in chosen]
+    assert utterance.sound == tmp_path / "mine" / "a.wav"
+    assert corpus_folder("~/mine", "data.root", source="nowhere", expects=["manifest.tsv"]) == tmp_path / "mine"
 
 
 def test_the_shared_speech_loads_with_quoted_labels_and_chosen_datasets(speech: Path) -> None:

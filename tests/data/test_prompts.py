@@ -130,6 +130,11 @@ def test_prompts_become_cuts_with_their_key_text_voice_and_sound(debian: Path, t
     assert hashed_split("digits/7", FRACTIONS) in [split for split, chosen in found.items() if "en_digits_7" in {row.id for row in chosen}]
 
 
+def test_prompts_below_the_home_folder_are_found(debian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(debian.parent))
+    assert prompts_source.installed(["it"], root=f"~/{debian.name}", cache=None)["it"] == prompts_source.find("it", debian)
+
+
 def test_the_splits_of_two_languages_agree(tmp_path: Path) -> None:
     english = [Prompt(f"key/{index}", f"sentence {index}", tmp_path) for index in range(200)]
     french = [Prompt(f"key/{index}", f"phrase {index}", tmp_path) for index in range(50, 250)]
