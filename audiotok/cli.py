@@ -31,7 +31,7 @@ ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ an
 ORDER = ("prepare", "fit", "tokenize", "align", "train", "synthesize", "decode", "evaluate", "report")
 EXAMPLES = """\
   audiotok prepare prompts/tts
-  audiotok tokenize prompts/tts tokenizer=kmeans_whisper
+  audiotok tokenize prompts/resynthesis tokenizer=dmel_80hz
   audiotok train prompts/tts train.steps=500 exp_dir=exp/quick
   audiotok synthesize prompts/tts synthesize.text="Good morning." synthesize.out=hello.wav"""
 
