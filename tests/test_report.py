@@ -121,13 +121,27 @@ def test_recordings_and_systems_are_scored_with_failures_shown(cfg, printed):
 
 def test_a_second_run_makes_nothing_and_asks_no_judge(cfg, page, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "instantiate", lambda *_, **__: pytest.fail("a judge was made"))
-    before = {path: path.stat().st_mtime_ns for path in Path(cfg.exp_dir).rglob("*.parquet")} | {page: page.stat().st_mtime_ns}
+    before = {path: path.stat().st_mtime_ns for path in Path(cfg.exp_dir).rglob("*") if path.suffix in {".parquet", ".json", ".html"}}
+    assert {page, paths.evaluation(cfg) / results.RESULTS} <= set(before)
     start = time.perf_counter()
     evaluate.run(cfg)
     report_stage.run(cfg)
     assert time.perf_counter() - start < 5
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "noisy is scored already" in capsys.readouterr().out
+
+
+def test_a_system_that_spoke_nothing_is_scored_as_nothing_and_shown_with_its_failures(cfg, printed, tmp_path):
+    changed = cfg.copy()
+    changed.exp_dir = str(tmp_path / "mute")
+    folder = paths.audio(changed) / "mute"
+    files.write_jsonl(folder / "utterances.jsonl", [])
+    files.write_jsonl(folder / "failed.jsonl", [{"id": f"a/{index}", "reason": "it never ended"} for index in range(3)])
+    evaluate.run(changed)
+    report_stage.run(changed)
+    summary = results.read(paths.evaluation(changed))["mute"]
+    assert (summary["utterances"], summary["unspoken"]) == (0, {"it never ended": 3})
+    assert "it never ended" in (paths.report(changed) / "report.html").read_text(encoding="utf-8")
 
 
 def test_other_metrics_stop_and_name_what_differs(cfg, page):
@@ -215,6 +229,15 @@ def test_a_code_is_one_pixel_and_its_colour_its_place_in_its_codebook():
     codes_KN = np.array([[0, 3], [1, 0]])
     drawn = pixels(figures.codes_image(codes_KN, [4, 2]))
     assert drawn.tolist() == [[255, 0], [0, 255]]  # the second codebook above the first
+
+
+def test_a_frame_for_every_sample_is_drawn_in_as_many_columns_as_can_be_seen():
+    codes_KN = np.arange(100_000)[None] % 256
+    drawn = pixels(figures.codes_image(codes_KN, [256]))
+    assert drawn.shape == (1, 4000)
+    assert drawn[0].tolist() == codes_KN[0, ::25].tolist()
+    assert pixels(figures.codes_image(codes_KN[:, :4001], [256])).shape == (1, 2001)
+    assert pixels(figures.codes_image(codes_KN[:, :4000], [256])).shape == (1, 4000)
 
 
 def test_a_tone_is_drawn_at_its_height():

@@ -16,6 +16,7 @@ from audiotok.evaluation.metric import JUDGE_RATE, Utterance
 from audiotok.evaluation.reconstruction import log_mel
 
 WINDOW, HOP, BANDS = 640, 160, 80  # at 16 kHz: 40 ms every 10 ms
+MOST_COLUMNS = 4000  # of a drawing of codes: several times what a screen shows of it
 SHOWN_DECADES = 6.5  # of power below the loudest point of an example: 65 dB
 
 
@@ -43,7 +44,12 @@ def spectrogram_image(mel_MN: np.ndarray, *, loudest: float) -> str:
 
 
 def codes_image(codes_KN: Tensor | np.ndarray, sizes: Sequence[int]) -> str:
-    """PNG with a pixel a code, the first codebook at the bottom; its colour is the code's place in a codebook of that size."""
+    """PNG with a pixel a code, the first codebook at the bottom; its colour is the code's place in a codebook of that size.
+
+    Of more than 4,000 frames every n-th is drawn, so that there are at most as many columns.
+    """
+    # a tokenizer with a frame for every sample has 100,000 in a few seconds: megabytes that no screen shows, and more than browsers draw
+    codes_KN = codes_KN[:, :: max(1, -(-codes_KN.shape[1] // MOST_COLUMNS))]
     places_KN = np.asarray(codes_KN, dtype=np.float64) / np.maximum(np.asarray(sizes, dtype=np.float64) - 1, 1)[:, None]
     return _png(np.clip(places_KN, 0, 1), colours="viridis")
 

@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
     systems = sources.systems(paths.audio(cfg))
     ids = {name: list(system.rows) for name, system in systems.items()}
     ids = {sources.RECORDINGS: list(dict.fromkeys(id for system_ids in ids.values() for id in system_ids)), **ids}
-    manifests = files.fingerprint_of(paths.manifests(cfg), made_by="prepare")
+    manifests = paths.manifests_fingerprint(cfg)
     metrics = cache(lambda: instantiate(cfg.metrics, _convert_="all"))
     recordings = cache(lambda: sources.Recordings(load_cuts(paths.manifests(cfg), "test")))
     for name in ids:
@@ -43,10 +43,12 @@ def run(cfg: DictConfig) -> None:
         settings["audio"] = systems[name].fingerprint() if name in systems else None
         work = partial(_score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics)
         folder = paths.evaluation(cfg) / name
-        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="chunks/*.parquet") == "present":
+        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="**/*.parquet") == "present":
             print(f"{name} is scored already: {folder}")
     summaries = {name: files.read_json(paths.evaluation(cfg) / name / results.SUMMARY) for name in ids}
-    files.write_json(paths.evaluation(cfg) / results.RESULTS, {"recipe": cfg.recipe, "systems": summaries})
+    found, collected = paths.evaluation(cfg) / results.RESULTS, {"recipe": cfg.recipe, "systems": summaries}
+    if not found.exists() or files.read_json(found) != collected:
+        files.write_json(found, collected)
     Console().print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
 
 
