@@ -26,7 +26,7 @@ def markdown(summaries: Mapping[str, dict[str, Any]]) -> str:
     """The same as a Markdown table, a row a system, for a recipe's README."""
     names = column_names(summaries)
     cells = {system: [cell(summary, name) for name in names] for system, summary in summaries.items()}
-    heads = [_label(next(row[i] for row in cells.values() if row[i])) for i in range(len(names))]
+    heads = [_label(next(column for row in cells.values() if (column := row[i]))) for i in range(len(names))]
     lines = [f"| | utterances | {' | '.join(heads)} |", f"|---|{'---:|' * (len(names) + 1)}"]
     for system, row in cells.items():
         values = " | ".join(_text(column).replace("\n", "<br>") for column in row)
