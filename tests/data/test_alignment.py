@@ -77,6 +77,12 @@ def test_digits_are_read_out_in_every_language(text, language):
     assert words[-1][0] in ".!"
 
 
+def test_upper_case_transcripts_are_read_as_words_and_short_ones_as_letters():
+    pytest.importorskip("gruut", reason="needs the tts extra")
+    assert phonemize("PRESS THE POUND KEY", "en") == phonemize("press the pound key", "en")
+    assert sum(map(len, phonemize("ISDN", "en"))) >= 6
+
+
 def test_what_cannot_be_pronounced_is_refused():
     pytest.importorskip("gruut", reason="needs the tts extra")
     with pytest.raises(ValueError, match="nothing to pronounce"):
