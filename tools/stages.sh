@@ -10,7 +10,7 @@ while [[ $# -gt 0 ]]; do
   case $1 in
     --stage) first=${2:?$usage}; shift 2 ;;
     --stop-stage) last=${2:?$usage}; shift 2 ;;
-    --dry-run) dry=echo; shift ;;
+    --dry-run) dry="echo"; shift ;;
     -h | --help) echo "$usage"; exit 0 ;;
     *=*) break ;;
     *) echo "$usage" >&2; exit 2 ;;

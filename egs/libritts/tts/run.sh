@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Text to speech on LibriTTS, several speakers. ./run.sh data.corpus.root=/corpora/LibriTTS
+# shellcheck source=tools/stages.sh
 . "$(dirname "$0")/../../../tools/stages.sh"
 recipe=libritts/tts
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What each tokenizer loses on the English prompts; Lyra too where AUDIOTOK_LYRA is its folder. tokenizers="dmel lyra" ./run.sh
+# shellcheck source=tools/stages.sh
 . "$(dirname "$0")/../../../tools/stages.sh"
 recipe=prompts/resynthesis
 tokenizers=${tokenizers:-dmel dmel_80hz ${AUDIOTOK_LYRA:+lyra}}

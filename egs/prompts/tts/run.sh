@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Text to speech on the English prompts. ./run.sh --stage 4 --stop-stage 5 train.steps=1000
+# shellcheck source=tools/stages.sh
 . "$(dirname "$0")/../../../tools/stages.sh"
 recipe=prompts/tts
 
