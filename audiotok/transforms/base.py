@@ -30,7 +30,10 @@ class Transform(Protocol):
         ...
 
     def frame_index(self, num_frames: int, spec: TokenSpec) -> Tensor:
-        """For each position of the transformed layout, the earliest frame whose code it holds: int64 [N']."""
+        """For each position of the transformed layout, the frame of the first codebook that has a code there: int64 [N'].
+
+        It leads: a model that is told this frame's phoneme is told what the code to be chosen next speaks.
+        """
         ...
 
     def legal(self, num_frames: int, spec: TokenSpec) -> Tensor:

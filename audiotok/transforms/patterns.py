@@ -81,7 +81,7 @@ class Delay:
     def frame_index(self, num_frames: int, spec: TokenSpec) -> Tensor:
         frames_KN = torch.arange(num_frames).repeat(spec.num_codebooks, 1)
         last_N = torch.full((self._length(num_frames, spec),), num_frames - 1)
-        return last_N.scatter_reduce(0, self._positions(num_frames, spec).flatten(), frames_KN.flatten(), "amin")
+        return last_N.scatter_reduce(0, self._positions(num_frames, spec).flatten(), frames_KN.flatten(), "amax", include_self=False)
 
     def legal(self, num_frames: int, spec: TokenSpec) -> Tensor:
         holes_KN = torch.zeros(spec.num_codebooks, self._length(num_frames, spec), dtype=torch.bool)
