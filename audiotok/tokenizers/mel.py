@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from audiotok.tokenizers.base import Reach
+from audiotok.tokenizers.exact import product
+
 
 @dataclass(frozen=True)
 class LogMel:
@@ -33,20 +36,27 @@ class LogMel:
     def settings(self) -> dict:
         return asdict(self)
 
+    @property
+    def reach(self) -> Reach:
+        """What the window exceeds a hop by, half of it on each side."""
+        before = (self.n_fft - self.hop) // 2 - (self.n_fft - self.window) // 2
+        return Reach(before, self.window - self.hop - before, period=self.hop)
+
     @cached_property
     def filters_MF(self) -> Tensor:
         """The filterbank, [mel bands, FFT bins]."""
         bands = librosa.filters.mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.num_mels, fmin=self.low_hz, fmax=self.high_hz)
         return torch.from_numpy(bands)
 
-    def __call__(self, wav_T: Tensor) -> Tensor:
-        """log_mel_NM."""
-        num_frames = -(-len(wav_T) // self.hop)
+    def __call__(self, wav: Tensor) -> Tensor:
+        """log_mel [..., N, M] of wav [..., T]."""
+        num_samples = wav.shape[-1]
+        num_frames = -(-num_samples // self.hop)
         left = (self.n_fft - self.hop) // 2
-        padded_T = F.pad(wav_T, (left, (num_frames - 1) * self.hop + self.n_fft - left - len(wav_T)))
-        window_T = torch.hann_window(self.window, device=wav_T.device)
-        spectrum_FN = torch.stft(padded_T, self.n_fft, self.hop, self.window, window_T, center=False, return_complex=True)
-        return (self.filters_MF.to(wav_T.device) @ spectrum_FN.abs()).clamp(min=self.floor).log10().T
+        padded = F.pad(wav, (left, (num_frames - 1) * self.hop + self.n_fft - left - num_samples))
+        window = torch.hann_window(self.window, device=wav.device)
+        spectrum = torch.stft(padded, self.n_fft, self.hop, self.window, window, center=False, return_complex=True)
+        return product(spectrum.abs().transpose(-1, -2), self.filters_MF.to(wav.device).T).clamp(min=self.floor).log10()
 
     def to_linear(self, log_mel_NM: Tensor) -> Tensor:
         """Magnitudes [N, FFT bins] the bands may have come from: each bin is the mean of the bands over it, weighted by their height."""

@@ -1,9 +1,16 @@
-"""What was in the weights that made the codes."""
+"""Weights in safetensors files, and what was in them when they made codes."""
 
 import hashlib
+from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from audiotok import files
+
+ROUNDED, SCALE = ".int8", ".scale"
 
 
 def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
@@ -15,3 +22,48 @@ def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return total.hexdigest()
+
+
+def save(network: nn.Module, path: Path, *, rounded: bool = False) -> None:
+    """Write a network's weights. With `rounded` the matrices are stored as int8 with a scale for each row: a quarter of the size."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if rounded and tensor.ndim == 2 and tensor.is_floating_point():
+            scale = tensor.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            state |= {name + ROUNDED: (tensor / scale).round().to(torch.int8), name + SCALE: scale}
+        else:
+            state[name] = tensor.clone()
+    with files.whole_file(path) as partial:
+        save_file(state, partial)
+
+
+def load(network: nn.Module, path: Path) -> None:
+    """Fill a network with what `save` wrote, all of its weights and no others.
+
+    Raises ValueError for a file that is absent, damaged or no safetensors, and naming what is missing, unexpected or of another shape.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; the folder of a codec holds one") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file ({error}); pickles are never read; download it again") from error
+    for name in [name for name in state if name.endswith(ROUNDED)]:
+        plain = name.removesuffix(ROUNDED)
+        if plain + SCALE not in state:
+            raise ValueError(f"{path}: {plain + SCALE} is missing")
+        state[plain] = state.pop(name).float() * state.pop(plain + SCALE)
+    wanted = network.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in state] + [
+        f"{name} is unexpected" for name in state if name not in wanted
+    ]
+    wrong += [
+        f"{name} is {list(state[name].shape)}, the network's is {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise ValueError(f"{path}: the weights of another network: {'; '.join(wrong[:8])}{more}")
+    network.load_state_dict(state)

@@ -1,0 +1,92 @@
+"""Random pieces of a corpus's recordings, for models that learn from sound: every batch a pure function of (seed, step, rank)."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from lhotse import MonoCut
+from torch import Tensor
+
+from audiotok import audio
+from audiotok.data.tokenization import read_cut
+
+
+@dataclass
+class RandomCrops:
+    """Batches of `batch_size` crops of `seconds`, each of a random speaker, utterance, place, speed and level.
+
+    A speaker is drawn by the `balance`-th power of how long he speaks in all: 1 draws every second of sound alike, 0 every speaker.
+    `speeds` are factors by which a crop is played faster, pitch and all; `gain_db` bounds its peak in dB below full scale. Utterances
+    shorter than a crop have silence around them. What was read is kept in memory, up to `cache_hours`.
+    """
+
+    cuts: Sequence[MonoCut]
+    sample_rate: int  # Hz of the crops
+    seconds: float
+    batch_size: int
+    balance: float
+    speeds: Sequence[float]
+    gain_db: tuple[float, float]
+    cache_hours: float
+    seed: int
+    _cache: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.cuts):
+            raise ValueError("there is nothing to crop; is the training split empty?")
+        if self.seconds <= 0 or self.batch_size < 1 or not self.speeds or min(self.speeds) <= 0 or not 0 <= self.balance <= 1:
+            raise ValueError(f"crops need seconds > 0, batch_size >= 1, positive speeds and 0 <= balance <= 1; got {self.seconds=}, "
+                             f"{self.batch_size=}, {self.speeds=}, {self.balance=}")  # fmt: skip
+        spoken = defaultdict(float)
+        for cut in self.cuts:
+            spoken[_speaker(cut)] += cut.duration
+        weights = np.array([cut.duration * spoken[_speaker(cut)] ** (self.balance - 1) for cut in self.cuts])
+        self._chances = weights / weights.sum()
+        self._cache_samples = self.cache_hours * 3600 * self.sample_rate
+
+    def from_step(self, step: int, *, rank: int = 0) -> Iterator[Tensor]:
+        """wav_BT of the steps from `step` on (counted from 0), the next being read while the caller works on one."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.batch, step, rank=rank)
+            while True:
+                step += 1
+                current, coming = coming.result(), pool.submit(self.batch, step, rank=rank)
+                yield current
+
+    def batch(self, step: int, *, rank: int = 0) -> Tensor:
+        """wav_BT of one step."""
+        random = np.random.default_rng([self.seed, step, rank])
+        chosen = random.choice(len(self.cuts), size=self.batch_size, p=self._chances)
+        return torch.stack([self._crop(self.cuts[index], random) for index in chosen])
+
+    def _crop(self, cut: MonoCut, random: np.random.Generator) -> Tensor:
+        speed, place = random.choice(np.asarray(self.speeds)), random.random()
+        peak = 10 ** (random.uniform(*self.gain_db) / 20)
+        length, faster = round(self.seconds * self.sample_rate), round(self.sample_rate * speed)
+        wanted = -(-length * faster // self.sample_rate)
+        wav_T = self._read(cut)
+        crop_T = torch.zeros(wanted)
+        spare = len(wav_T) - wanted
+        start = int(place * (abs(spare) + 1))
+        if spare >= 0:
+            crop_T.copy_(wav_T[start : start + wanted])
+        else:
+            crop_T[start : start + len(wav_T)] = wav_T
+        crop_T = audio.resample(crop_T, faster, self.sample_rate)[:length]
+        return crop_T * (peak / max(float(crop_T.abs().max()), 1e-3))
+
+    def _read(self, cut: MonoCut) -> Tensor:
+        """wav_T, as int16 in memory."""
+        if (pcm_T := self._cache.get(cut.id)) is None:
+            pcm_T = (read_cut(cut, self.sample_rate).clamp(-1, 1) * 32767).to(torch.int16)
+            if self._cache_samples >= len(pcm_T):
+                self._cache[cut.id] = pcm_T
+                self._cache_samples -= len(pcm_T)
+        return pcm_T.float() / 32767
+
+
+def _speaker(cut: MonoCut) -> str:
+    return cut.supervisions[0].speaker or cut.id

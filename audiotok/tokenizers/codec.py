@@ -1,0 +1,217 @@
+"""The project's own codec: log-mel spectra or samples in, ConvNeXt and windowed attention, codes, an inverse STFT out.
+
+After WavTokenizer (arXiv 2408.16532) and Vocos (arXiv 2306.00814), at any sample rate and frame rate. `audiotok.models.codec` trains it.
+A trained codec is a folder: config.json (sizes only, no code is named in it) and model.safetensors.
+"""
+
+import json
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiotok import files
+from audiotok.nn.convnext import ConvNeXt, WindowedAttention
+from audiotok.nn.istft import InverseSTFT
+from audiotok.tokenizers import quantisers, weights
+from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
+from audiotok.tokenizers.mel import LogMel
+from audiotok.types import TokenSpec
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LEVEL = 2.0  # minus the usual log10 magnitude of a mel band of speech
+
+
+class MelEncoder(nn.Module):
+    """Log-mel spectra to latents: `stride` spectra a frame side by side, then ConvNeXt blocks."""
+
+    def __init__(
+        self, *, mel: LogMel | dict[str, Any], stride: int, width: int, layers: int, kernel: int, expansion: int, dim: int
+    ) -> None:
+        super().__init__()
+        self.mel = mel if isinstance(mel, LogMel) else LogMel(**mel)
+        self.stride = stride
+        self.sample_rate = self.mel.sample_rate
+        self.hop = self.mel.hop * stride
+        self.settings = {
+            "kind": "mel", "mel": self.mel.settings, "stride": stride, "width": width, "layers": layers, "kernel": kernel,
+            "expansion": expansion, "dim": dim,
+        }  # fmt: skip
+        self.enter = nn.Linear(stride * self.mel.num_mels, width)
+        self.blocks = nn.Sequential(*(ConvNeXt(width, kernel=kernel, expansion=expansion) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, dim)
+
+    def forward(self, wav_BT: Tensor) -> Tensor:
+        """latent_BND, ceil(T / hop) frames."""
+        with torch.autocast(wav_BT.device.type, enabled=False):
+            log_mel_BNM = self.mel(F.pad(wav_BT.float(), (0, -wav_BT.shape[1] % self.hop)))
+        batch, num_spectra, num_mels = log_mel_BNM.shape
+        stacked = (log_mel_BNM + LEVEL).reshape(batch, num_spectra // self.stride, self.stride * num_mels)
+        return self.leave(self.norm(self.blocks(self.enter(stacked))))
+
+
+class WaveDecoder(nn.Module):
+    """Latents to samples: ConvNeXt blocks, windowed attention after every `attention_every`-th of them, an inverse STFT."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        width: int,
+        layers: int,
+        kernel: int,
+        expansion: int,
+        attention_every: int,
+        heads: int,
+        window: int,
+        n_fft: int,
+        hop: int,
+        frames: int,
+        speaker_dim: int,
+    ) -> None:
+        super().__init__()
+        self.settings = {
+            "dim": dim, "width": width, "layers": layers, "kernel": kernel, "expansion": expansion, "attention_every": attention_every,
+            "heads": heads, "window": window, "n_fft": n_fft, "hop": hop, "frames": frames, "speaker_dim": speaker_dim,
+        }  # fmt: skip
+        self.hop = hop * frames
+        self.enter = nn.Linear(dim, width)
+        self.speaker = nn.Linear(speaker_dim, width) if speaker_dim else None
+        blocks: list[nn.Module] = []
+        for layer in range(1, layers + 1):
+            blocks.append(ConvNeXt(width, kernel=kernel, expansion=expansion))
+            if attention_every and layer % attention_every == 0:
+                blocks.append(WindowedAttention(width, heads=heads, window=window))
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        self.head = InverseSTFT(width, n_fft=n_fft, hop=hop, frames=frames)
+
+    def forward(self, latent_BND: Tensor, *, speaker_BD: Tensor | None = None) -> Tensor:
+        """wav_BT of N x hop samples. `speaker_BD` tells the voice where the latents do not."""
+        hidden_BND = self.enter(latent_BND)
+        if self.speaker is not None:
+            hidden_BND = hidden_BND + self.speaker(speaker_BD)[:, None]
+        return self.head(self.norm(self.blocks(hidden_BND)))
+
+
+ENCODERS = {"mel": MelEncoder}
+
+
+class CodecNetwork(nn.Module):
+    """Encoder, quantiser and decoder of a trained codec."""
+
+    def __init__(self, *, encoder: nn.Module, quantiser: nn.Module, decoder: WaveDecoder) -> None:
+        super().__init__()
+        if encoder.hop != decoder.hop:
+            raise ValueError(
+                f"codec: the encoder makes a frame of {encoder.hop} samples, the decoder one of {decoder.hop}; they must agree"
+            )
+        self.encoder = encoder
+        self.quantiser = quantiser
+        self.decoder = decoder
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name).settings for name in ("encoder", "quantiser", "decoder")}
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "CodecNetwork":
+        """The network that `settings` describe, weights still to be filled. Raises ValueError for an unknown kind or setting."""
+        try:
+            encoder = dict(settings["encoder"])
+            return cls(
+                encoder=ENCODERS[encoder.pop("kind")](**encoder),
+                quantiser=quantisers.load(settings["quantiser"]),
+                decoder=WaveDecoder(**settings["decoder"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"codec: its {CONFIG} describes no codec of this version ({type(error).__name__}: {error})") from error
+
+
+class Codec:
+    """The codes of a trained codec, at the rate of its first `num_codebooks` codebooks."""
+
+    def __init__(self, network: CodecNetwork, *, num_codebooks: int | None) -> None:
+        """None for all codebooks. Raises ValueError where the network has fewer."""
+        self.network = network.eval().requires_grad_(False)
+        sizes = network.quantiser.codebook_sizes
+        self.num_codebooks = len(sizes) if num_codebooks is None else num_codebooks
+        if not 1 <= self.num_codebooks <= len(sizes):
+            raise ValueError(f"codec: got num_codebooks={num_codebooks}; this codec has {len(sizes)}")
+        # Of what makes the codes: a decoder that was trained further reads the same ones.
+        made_by = {
+            name: [part.settings, weights.digest(part)] for name, part in (("encoder", network.encoder), ("quantiser", network.quantiser))
+        }
+        sample_rate = network.encoder.sample_rate
+        self.spec = TokenSpec(
+            sample_rate,
+            Fraction(sample_rate, network.encoder.hop),
+            sizes[: self.num_codebooks],
+            files.fingerprint({"kind": "codec", "num_codebooks": self.num_codebooks, **made_by}),
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, num_codebooks: int | None = None) -> "Codec":
+        """From a folder with config.json and model.safetensors, or by the name of a codec that comes with the package.
+
+        Raises ValueError naming what is wrong with either file.
+        """
+        return cls(load_network(located(path)), num_codebooks=num_codebooks)
+
+    def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes_BKN, lengths_B in frames), coarsest codebook first."""
+        check_audio(wav_BT, lengths_B)
+        return encode_rows(self._encode, wav_BT, lengths_B)
+
+    def decode(self, codes_BKN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(wav_BT, lengths_B in samples)."""
+        check_codes(codes_BKN, lengths_B, self.spec)
+        return decode_rows(self._decode, codes_BKN, lengths_B)
+
+    def embed(self, codes_BKN: Tensor) -> Tensor:
+        """hidden_BKND: each codebook's vector; their sum over K is the latent that is decoded."""
+        return self.network.quantiser.to(codes_BKN.device).embed(codes_BKN)
+
+    @torch.no_grad()
+    def _encode(self, wav_T: Tensor) -> Tensor:
+        network = self.network.to(wav_T.device)
+        return network.quantiser.encode(network.encoder(wav_T[None])[0])[: self.num_codebooks]
+
+    @torch.no_grad()
+    def _decode(self, codes_KN: Tensor) -> Tensor:
+        network = self.network.to(codes_KN.device)
+        return network.decoder(self.embed(codes_KN[None]).sum(dim=1))[0].clamp(-1, 1)
+
+
+def located(path: str | Path) -> Path:
+    """The folder of a codec: `path`, or where that is none, the one of this name that comes with the package."""
+    if Path(path).is_dir():
+        return Path(path)
+    shipped = Path(str(resources.files("audiotok") / "pretrained"))
+    if (shipped / str(path) / CONFIG).is_file():
+        return shipped / str(path)
+    names = sorted(folder.name for folder in shipped.iterdir() if (folder / CONFIG).is_file()) if shipped.is_dir() else []
+    raise ValueError(f"codec: {path} is no folder, nor a codec that comes with the package ({', '.join(names) or 'there is none'})")
+
+
+def load_network(folder: Path) -> CodecNetwork:
+    """The network that `save_network` wrote."""
+    try:
+        settings = files.read_json(folder / CONFIG)
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG}: cannot be read ({error}); a codec is a folder with {CONFIG} and {WEIGHTS}") from error
+    network = CodecNetwork.of(settings)
+    weights.load(network, folder / WEIGHTS)
+    return network
+
+
+def save_network(network: CodecNetwork, folder: Path) -> None:
+    """Write config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights.save(network, folder / WEIGHTS)
+    files.write_json(folder / CONFIG, network.settings)
