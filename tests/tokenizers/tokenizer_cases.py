@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tiny_transformers
 import torch
 from torch import Tensor
 
 from audiotok.tokenizers.base import Tokenizer
+from audiotok.tokenizers.dac import Dac
 from audiotok.tokenizers.dmel import DMel
 from audiotok.tokenizers.encodec import Encodec
 from audiotok.tokenizers.features import Features, SpeechEncoder
@@ -20,7 +22,9 @@ from audiotok.tokenizers.griffin_lim import GriffinLimVocoder
 from audiotok.tokenizers.kmeans import KMeans
 from audiotok.tokenizers.lyra import Lyra
 from audiotok.tokenizers.mel import LogMel
+from audiotok.tokenizers.mimi import Mimi
 from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
+from audiotok.tokenizers.xcodec import Xcodec, Xcodec2
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ def whisper_units(request: pytest.FixtureRequest) -> KMeans:
     return fitted(TransformersWhisper.from_pretrained(str(folder), layer=1), request.getfixturevalue("wav_16k"))
 
 
+def from_transformers(load: Callable[..., Tokenizer], name: str, request: pytest.FixtureRequest, **settings: int) -> Tokenizer:
+    pytest.importorskip("transformers")
+    return load(getattr(tiny_transformers, name)(request.getfixturevalue("tmp_path_factory").mktemp(name)), revision="main", **settings)
+
+
 CASES: dict[str, Case] = {
     "dmel": Case(lambda request: dmel(), latent_into="vocoder"),
     "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
@@ -113,5 +122,9 @@ CASES: dict[str, Case] = {
     "kmeans_whisper_ctranslate2": Case(lambda request: kmeans_whisper_ctranslate2(request.getfixturevalue("wav_16k"))),
     "encodec_24khz": Case(lambda request: tiny_encodec(24000), latent_into="network.decoder"),
     "encodec_48khz": Case(lambda request: tiny_encodec(48000), latent_into="network.decoder"),
+    "dac": Case(lambda request: from_transformers(Dac.from_pretrained, "dac", request, num_codebooks=5), "network.decoder"),
+    "mimi": Case(lambda request: from_transformers(Mimi.from_pretrained, "mimi", request, num_codebooks=5), "network.decoder"),
+    "xcodec": Case(lambda request: from_transformers(Xcodec.from_pretrained, "xcodec", request, num_codebooks=3), "network.fc2"),
+    "xcodec2": Case(lambda request: from_transformers(Xcodec2.from_pretrained, "xcodec2", request), "network.acoustic_decoder"),
     "lyra": Case(lambda request: Lyra(request.getfixturevalue("lyra_models"), num_stages=16), latent_into="_synthesise"),
 }
