@@ -68,6 +68,6 @@ def xcodec2(folder: Path, **changes: Any) -> Path:
 
     semantic = transformers.Wav2Vec2BertConfig(**ENCODER, conv_depthwise_kernel_size=3)
     size = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    size |= {"head_dim": 8, "encoder_hidden_size": 2, "quantization_dim": 48, "quantization_levels": [4, 4, 4, 4]}
+    size |= {"head_dim": 8, "encoder_hidden_size": 2, "quantization_dim": 80, "quantization_levels": [4, 4, 4, 4]}
     transformers.Xcodec2FeatureExtractor().save_pretrained(folder)
     return saved(transformers.Xcodec2Model(transformers.Xcodec2Config(semantic_model_config=semantic, **size | changes)), folder)
