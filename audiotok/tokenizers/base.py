@@ -2,10 +2,13 @@
 
 Laws, tested over every tokenizer: the codes of an utterance depend neither on the batch it was in nor on its padding; inputs are not
 changed; a second run gives the same; `encode` of T samples gives `spec.num_frames(T)` frames, and `decode` of N frames
-`spec.num_samples(N)` samples. Past its length a row holds 0. The work is done on the device of the input.
+`spec.num_samples(N)` samples. Past its length a row holds 0. A frame hears nothing beyond `reach`, and hears that far; where `reach` is
+bounded, speech that comes in chunks of any length gives the codes of the whole (audiotok/tokenizers/streaming.py). What `decode` hears of
+the codes is what `embed` says of them. The work is done on the device of the input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,11 +17,30 @@ from torch import Tensor
 from audiotok.types import TokenSpec
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The samples that the codes of a frame may depend on, and where encoding can start anew.
+
+    Frame n lies on samples [n x hop, (n + 1) x hop) and hears `before` samples more on the left and `after` on the right; None: all that
+    there are. Encoding may start at any multiple of `period` samples, at least a hop, and gives the same codes once `before` samples
+    have gone by:
+
+        0        period   2 period          n hop   (n + 1) hop
+        |--------|--------|--------|-- ... --|--------|--
+                                |<- before ->|        |<- after ->|
+    """
+
+    before: int | None  # samples
+    after: int | None  # samples: the look-ahead
+    period: int  # samples: a multiple of the hop
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
     """Audio to codes."""
 
     spec: TokenSpec
+    reach: Reach
 
     def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(codes_BKN, lengths_B in frames) of mono audio at `spec.sample_rate`."""
@@ -62,4 +84,26 @@ class Fittable(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what was learnt into a folder that the constructor can be given."""
+        ...
+
+
+StreamState = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """Speech to codes as it comes. The state is all there is to a stream: tensors by name, that a caller can save, copy and move."""
+
+    spec: TokenSpec
+
+    def open(self) -> StreamState:
+        """Of a stream that has heard nothing."""
+        ...
+
+    def push(self, state: StreamState, wav_T: Tensor) -> tuple[Tensor, StreamState]:
+        """(codes_KN of the frames that are settled by these samples, the state after them). `state` itself is not changed."""
+        ...
+
+    def close(self, state: StreamState) -> Tensor:
+        """codes_KN of the frames that only the end settles."""
         ...

@@ -37,6 +37,7 @@ class DMel:
         self.spec = TokenSpec(
             mel.sample_rate, Fraction(mel.sample_rate, mel.hop), (num_levels,) * mel.num_mels, files.fingerprint(settings)
         )
+        self.reach = mel.reach
 
     def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(codes_BKN, lengths_B in frames), K mel bands, lowest first."""

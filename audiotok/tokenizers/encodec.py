@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from audiotok import files
 from audiotok.tokenizers import weights
+from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
 from audiotok.types import TokenSpec
 
@@ -46,6 +47,7 @@ class Encodec:
         quantizer, frame_rate = self.network.quantizer, Fraction(self.network.sample_rate, prod(map(int, self.network.encoder.ratios)))
         num_codebooks = quantizer.get_num_quantizers_for_bandwidth(self.network.frame_rate, bandwidth)
         settings = {"kind": "encodec", "weights": weights.digest(network), "bandwidth": bandwidth, "segment": self.network.segment}
+        self.reach = _reach(self.network)
         self.spec = TokenSpec(self.network.sample_rate, frame_rate, (quantizer.bins,) * num_codebooks, files.fingerprint(settings))
 
     @classmethod
@@ -94,6 +96,15 @@ class Encodec:
         scale = None if self.level is None else torch.full((1, 1), self.level, device=codes_KN.device)
         wav_1CT = network.decode([(segment_KN[None], scale) for segment_KN in codes_KN.split(num_frames, dim=1)])
         return wav_1CT[0].mean(dim=0).clamp(-1, 1)
+
+
+def _reach(network: Any) -> Reach:
+    """Segments stand alone. Without them an LSTM hears all of the past, and padding by reflection lets frame 0 hear the next ones."""
+    hop = prod(map(int, network.encoder.ratios))
+    if network.segment is not None:
+        rest = network.segment_length - hop
+        return Reach(rest, rest, period=network.segment_length)
+    return Reach(None, (network.encoder.model[-1].conv.conv.kernel_size[0] - 1) * hop, period=hop)
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:

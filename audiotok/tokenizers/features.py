@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiotok.tokenizers import weights
+from audiotok.tokenizers.base import Reach
 
 UNUSED_WEIGHTS = ("masked_spec_embed",)  # only training needs it; where a checkpoint lacks it, transformers draws it at random
 
@@ -29,6 +30,11 @@ class Features(Protocol):
     @property
     def hop(self) -> int:
         """Samples per frame."""
+        ...
+
+    @property
+    def reach(self) -> Reach:
+        """The samples that a frame hears."""
         ...
 
     @property
@@ -59,6 +65,7 @@ class SpeechEncoder:
         self.normalize = normalize
         self.sample_rate = sample_rate
         self.hop = prod(config.conv_stride)
+        self.reach = Reach(None, None, period=self.hop)  # attention, and statistics of the whole utterance
         self.receptive_field = _receptive_field(config.conv_kernel, config.conv_stride)
         self.settings = {
             "kind": config.model_type,

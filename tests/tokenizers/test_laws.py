@@ -1,13 +1,20 @@
 """The laws of audiotok/tokenizers/base.py, over every tokenizer of tokenizer_cases.py."""
 
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import reduce
+from math import floor
+
 import pytest
 import torch
+from safetensors.torch import load, save
 from tokenizer_cases import CASES, Case
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from audiotok import audio
-from audiotok.tokenizers.base import Decoder, Tokenizer
+from audiotok.tokenizers.base import Decoder, Reach, Streaming, Tokenizer
+from audiotok.tokenizers.streaming import encode_chunks, streamed
 
 LENGTHS = (1, 319, 320, 321, 4800, 8001, 17003)  # of an utterance in samples: less than a frame, whole frames, a sample more
 
@@ -159,3 +166,143 @@ def test_codes_that_are_none_are_refused_with_the_reason(decoder: Decoder) -> No
     ]:
         with pytest.raises(ValueError, match=told):
             decoder.decode(codes_BKN, lengths_B)
+
+
+# What a frame hears: probed by putting loud noise where it should not hear, and where it should
+
+
+SECONDS = 2.4  # of speech that is probed: two segments of EnCodec 48 kHz and a part of a third
+
+
+def loud_T(length: int) -> Tensor:
+    return torch.rand(length, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
+
+
+def with_noise(wav_T: Tensor, begin: int, end: int) -> Tensor:
+    """A copy with noise in [begin, end), as far as there are samples."""
+    inside_T = (torch.arange(len(wav_T)) >= begin) & (torch.arange(len(wav_T)) < end)
+    return torch.where(inside_T, loud_T(len(wav_T)), wav_T)
+
+
+def encode(tokenizer: Tokenizer, wav_T: Tensor) -> Tensor:
+    return tokenizer.encode(wav_T[None], torch.tensor([len(wav_T)]))[0][0]
+
+
+@pytest.fixture(scope="module")
+def speech_T(tokenizer: Tokenizer, wav_16k: Tensor) -> Tensor:
+    return audio.resample(wav_16k[8000 : 8000 + int(16000 * SECONDS)], 16000, tokenizer.spec.sample_rate).contiguous()
+
+
+@pytest.fixture(scope="module")
+def spoken_KN(tokenizer: Tokenizer, speech_T: Tensor) -> Tensor:
+    return encode(tokenizer, speech_T)
+
+
+def heard(tokenizer: Tokenizer, frame: int, num_samples: int) -> tuple[int, int]:
+    """The samples [begin, end) that a frame hears."""
+    reach, hop = tokenizer.reach, tokenizer.spec.hop
+    begin = 0 if reach.before is None else floor(frame * hop) - reach.before
+    return max(begin, 0), num_samples if reach.after is None else floor((frame + 1) * hop) + reach.after
+
+
+def probes(spoken_KN: Tensor) -> list[int]:
+    """Frames at the begin, where padding may reflect what follows, in the middle and at the end."""
+    return [0, 1, *range(5, spoken_KN.shape[1] - 2, max(spoken_KN.shape[1] // 9, 1)), spoken_KN.shape[1] - 1]
+
+
+def test_the_reach_is_declared_in_whole_samples_and_hops(tokenizer: Tokenizer) -> None:
+    reach = tokenizer.reach
+    assert isinstance(reach, Reach) and reach.period >= 1 and reach.period % tokenizer.spec.hop == 0
+    assert all(side is None or (isinstance(side, int) and side >= 0) for side in (reach.before, reach.after))
+
+
+def test_a_frame_hears_nothing_beyond_its_reach(tokenizer: Tokenizer, speech_T: Tensor, spoken_KN: Tensor) -> None:
+    for frame in probes(spoken_KN):
+        begin, end = heard(tokenizer, frame, len(speech_T))
+        changed_T = with_noise(with_noise(speech_T, 0, begin), end, len(speech_T))
+        assert torch.equal(encode(tokenizer, changed_T)[:, frame], spoken_KN[:, frame]), f"frame {frame}"
+
+
+def inner(far: int | None, hop: Fraction) -> int:
+    """The part of what is heard beyond a frame that is not its outer quarter: of all the past or future, that beyond two frames."""
+    if far is None:
+        return floor(2 * hop)
+    return far - far // 4 if far else -floor(hop / 4)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_frame_hears_as_far_as_its_reach_says(tokenizer: Tokenizer, speech_T: Tensor, spoken_KN: Tensor, side: str) -> None:
+    """Noise in the outer quarter of what is heard on a side changes the codes of some frame."""
+    hop, changed = tokenizer.spec.hop, []
+    kept = inner(getattr(tokenizer.reach, side), hop)
+    for frame in probes(spoken_KN):
+        begin, end = heard(tokenizer, frame, len(speech_T))
+        outer = (begin, floor(frame * hop) - kept) if side == "before" else (floor((frame + 1) * hop) + kept, end)
+        changed.append(not torch.equal(encode(tokenizer, with_noise(speech_T, *outer))[:, frame], spoken_KN[:, frame]))
+    assert any(changed)
+
+
+def streams(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer, Streaming) or None not in (tokenizer.reach.before, tokenizer.reach.after)
+
+
+def chunks(wav_T: Tensor, hop: int) -> Iterator[Tensor]:
+    """The samples in chunks of none, one, nearly a hop, a hop, a little more, and many."""
+    sizes = [0, 1, hop - 1, hop, hop + 1, 0, 17, 3 * hop, 5000, 12345]
+    begin = 0
+    while begin < len(wav_T):
+        for size in sizes:
+            yield wav_T[begin : begin + size]
+            begin += size
+
+
+def test_speech_in_chunks_has_the_codes_of_the_whole(tokenizer: Tokenizer, speech_T: Tensor, spoken_KN: Tensor) -> None:
+    if not streams(tokenizer):
+        with pytest.raises(ValueError, match="hear without bound"):
+            streamed(tokenizer)
+        return
+    codes = list(encode_chunks(streamed(tokenizer), chunks(speech_T, floor(tokenizer.spec.hop))))
+    assert torch.equal(torch.cat(codes, dim=1), spoken_KN)
+    assert codes[-1].shape[1] < spoken_KN.shape[1]
+
+
+def test_a_stream_goes_on_from_its_saved_state_and_a_push_changes_none(tokenizer: Tokenizer, speech_T: Tensor, spoken_KN: Tensor) -> None:
+    if not streams(tokenizer):
+        pytest.skip("its frames hear the whole utterance")
+    half, stream = len(speech_T) // 2 + 77, streamed(tokenizer)
+    first_KN, state = stream.push(stream.open(), speech_T[:half])
+    saved = save(dict(state))
+    stream.push(state, loud_T(5000))
+    assert save(dict(state)) == saved
+    second_KN, state = stream.push(load(saved), speech_T[half:])
+    assert torch.equal(torch.cat([first_KN, second_KN, stream.close(state)], dim=1), spoken_KN)
+
+
+# What a code stands for
+
+
+@pytest.fixture
+def consumed(case: Case, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+    """What `decode` gives to what makes sound of latents, call by call."""
+    assert case.latent_into, "name in tokenizer_cases.py what decode calls with the latent"
+    *above, name = case.latent_into.split(".")
+    owner = reduce(getattr, above, decoder)
+    called, seen = getattr(owner, name), []
+    if isinstance(called, torch.nn.Module):
+        with called.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
+            yield seen
+    else:
+        monkeypatch.setattr(owner, name, lambda latent, *rest: seen.append(latent) or called(latent, *rest))
+        yield seen
+
+
+def test_what_is_decoded_is_what_embed_says_of_the_codes(case: Case, decoder: Decoder, consumed: list[Tensor]) -> None:
+    sizes_K1, num_frames = torch.tensor(decoder.spec.codebook_sizes)[:, None], 157
+    draws_KN = torch.rand(decoder.spec.num_codebooks, num_frames, generator=torch.Generator().manual_seed(0))
+    codes_KN = (draws_KN * sizes_K1).long()
+    decoder.decode(codes_KN[None], torch.tensor([num_frames]))
+    latent_ND = case.latent(decoder.embed(codes_KN[None])[0])
+    parts = [part[0] if part.ndim == 3 else part for part in consumed]
+    consumed_ND = torch.cat([part if part.shape[1] == latent_ND.shape[1] else part.T for part in parts])
+    assert latent_ND.std(dim=0).max() > 0
+    torch.testing.assert_close(consumed_ND, latent_ND, rtol=1e-4, atol=1e-5 * float(latent_ND.abs().max()))

@@ -27,12 +27,18 @@ from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
 from audiotok.tokenizers.xcodec import Xcodec, Xcodec2
 
 
+def summed(hidden_KND: Tensor) -> Tensor:
+    """latent_ND of a residual quantiser."""
+    return hidden_KND.sum(dim=0)
+
+
 @dataclass(frozen=True)
 class Case:
     """A tokenizer under the laws."""
 
     make: Callable[[pytest.FixtureRequest], Tokenizer]  # may ask for fixtures: request.getfixturevalue("wav_16k"), or skip
-    latent_into: str | None = None  # attribute path of what is called with the latent in `decode`: "network.decoder"; None: no decode
+    latent_into: str | None = None  # what `decode` calls with the latent, as a path of attributes: "network.decoder"; None: no decode
+    latent: Callable[[Tensor], Tensor] = summed  # of `embed`'s vectors of one utterance: hidden_KND -> latent_ND
 
 
 def mel(hop: int) -> LogMel:
@@ -62,7 +68,7 @@ def tiny_whisper(folder: Path) -> Path:
     torch.manual_seed(0)
     layers = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_layers": 1, "decoder_attention_heads": 2}
     config = transformers.WhisperConfig(
-        d_model=16, **layers, decoder_ffn_dim=32, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2
+        d_model=16, **layers, decoder_ffn_dim=32, init_std=0.3, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2
     )
     transformers.WhisperModel(config).save_pretrained(folder)
     transformers.WhisperFeatureExtractor().save_pretrained(folder)
@@ -81,7 +87,7 @@ def tiny_encodec(sample_rate: int) -> Encodec:
     decoder = modules.SEANetDecoder(channels=1 + stereo, dimension=16, n_filters=4, **norm)
     quantizer = quantization.ResidualVectorQuantizer(dimension=16, n_q=16, bins=1024)
     for layer in quantizer.vq.layers:
-        layer._codebook.embed.normal_(std=0.1)
+        layer._codebook.embed.normal_(std=0.01)  # as the latents
     segments = {"normalize": stereo, "segment": 1.0 if stereo else None, "overlap": 0.0}
     network = encodec.EncodecModel(coder, decoder, quantizer, [3.0, 6.0, 12.0], sample_rate, 1 + stereo, **segments)
     return Encodec(network, bandwidth=6.0, level=0.1 if stereo else None)
@@ -113,7 +119,7 @@ def from_transformers(load: Callable[..., Tokenizer], name: str, request: pytest
 
 
 CASES: dict[str, Case] = {
-    "dmel": Case(lambda request: dmel(), latent_into="vocoder"),
+    "dmel": Case(lambda request: dmel(), latent_into="vocoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
     "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
     "kmeans_hubert": Case(lambda request: encoder_units("Hubert", request)),
     "kmeans_wavlm": Case(lambda request: encoder_units("WavLM", request)),
