@@ -1,6 +1,8 @@
 """Mimi (arXiv 2410.00037) through transformers: 24 kHz, 12.5 frames a second, one semantic codebook and up to 31 acoustic ones."""
 
+from copy import deepcopy
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from audiotok import files
 from audiotok.tokenizers import huggingface, weights
-from audiotok.tokenizers.base import Reach
+from audiotok.tokenizers.base import Reach, StreamState
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
 from audiotok.types import TokenSpec
 
@@ -20,6 +22,10 @@ class Mimi:
 
     The network is causal: a frame's codes and sound depend on nothing after it. Audio is padded with zeros to whole frames, as Kyutai's
     own package does; transformers alone pads inside every layer instead, and gives a last frame that began short other codes.
+
+    It streams without delay: `push` encodes the frames that have become whole with what the network keeps of the past, the last samples
+    of every convolution and the keys and values within the window of its attention. The arithmetic is that of the whole but for the
+    order of sums, which may move the last bit of a latent.
     """
 
     def __init__(self, network: Any, *, num_codebooks: int) -> None:
@@ -48,6 +54,28 @@ class Mimi:
         check_codes(codes_BKN, lengths_B, self.spec)
         return decode_rows(self._decode, codes_BKN, lengths_B)
 
+    def open(self) -> StreamState:
+        """Of a stream that has heard nothing."""
+        return {"rest_T": torch.zeros(0)}
+
+    @torch.no_grad()
+    def push(self, state: StreamState, wav_T: Tensor) -> tuple[Tensor, StreamState]:
+        """(codes_KN of the frames that are whole now, the state after them)."""
+        if wav_T.ndim != 1:
+            raise ValueError(f"streaming: got samples of shape {tuple(wav_T.shape)}; push one utterance's [samples] at a time")
+        heard_T = torch.cat([state["rest_T"].to(wav_T), wav_T])
+        num_samples = len(heard_T) - len(heard_T) % self.network.config.frame_size
+        rest = {"rest_T": heard_T[num_samples:].clone()}
+        if num_samples == 0:
+            return torch.zeros(self.num_codebooks, 0, dtype=torch.int64, device=wav_T.device), dict(state) | rest
+        output = self._streaming(heard_T[:num_samples], self._restored(state, wav_T.device))
+        return output.audio_codes[0], rest | _kept(output)
+
+    def close(self, state: StreamState) -> Tensor:
+        """codes_KN of the last frame, where it has begun."""
+        missing = -len(state["rest_T"]) % self.network.config.frame_size
+        return self.push(state, state["rest_T"].new_zeros(missing))[0]
+
     @torch.no_grad()
     def embed(self, codes_BKN: Tensor) -> Tensor:
         """hidden_BKND: each codebook's vector after its projection out; their sum over K is the latent that is decoded."""
@@ -62,9 +90,39 @@ class Mimi:
         network = self.network.to(wav_T.device)
         return network.encode(padded_T[None, None], num_quantizers=self.num_codebooks).audio_codes[0]
 
+    def _streaming(self, wav_T: Tensor, memory: Any) -> Any:
+        options = {} if memory is None else {"encoder_past_key_values": memory[0], "padding_cache": memory[1]}
+        network = self.network.to(wav_T.device)
+        return network.encode(wav_T[None, None], num_quantizers=self.num_codebooks, use_streaming=True, **options)
+
+    @cached_property
+    def _memory(self) -> tuple[Any, Any]:
+        """What the network keeps of the past, in its own containers; made by it from one frame of zeros."""
+        output = self._streaming(torch.zeros(self.network.config.frame_size, device=self.network.device), None)
+        return output.encoder_past_key_values, output.padding_cache
+
+    def _restored(self, state: StreamState, device: torch.device) -> tuple[Any, Any] | None:
+        if "num_positions" not in state:
+            return None
+        attention, convolutions = deepcopy(self._memory)
+        for index, layer in enumerate(attention.layers):
+            layer.keys, layer.values = (state[f"{name}.{index}"].to(device) for name in ("keys", "values"))
+            layer.cumulative_length = int(state["num_positions"])
+        convolutions.padding_cache = [state[f"samples.{index}"].to(device) for index in range(len(convolutions.padding_cache))]
+        return attention, convolutions
+
     @torch.no_grad()
     def _decode(self, codes_KN: Tensor) -> Tensor:
         return self.network.to(codes_KN.device).decode(codes_KN[None]).audio_values[0, 0].clamp(-1, 1)
+
+
+def _kept(output: Any) -> dict[str, Tensor]:
+    """What the network keeps of the past, as tensors of their own."""
+    attention = output.encoder_past_key_values
+    kept = {f"samples.{index}": past for index, past in enumerate(output.padding_cache.padding_cache)}
+    for index, layer in enumerate(attention.layers):
+        kept |= {f"keys.{index}": layer.keys, f"values.{index}": layer.values}
+    return {name: past.clone() for name, past in kept.items()} | {"num_positions": torch.tensor(attention.get_seq_length())}
 
 
 def _tables(quantizer: Any) -> list[Tensor]:

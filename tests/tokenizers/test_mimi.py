@@ -86,3 +86,24 @@ def test_the_checkpoint_of_these_tests_has_the_names_of_the_published_one(folder
 def test_codebooks_that_the_network_does_not_have_are_refused(num_codebooks: int, folder: Path) -> None:
     with pytest.raises(ValueError, match=rf"num_codebooks={num_codebooks}; this network has 1 to 6"):
         Mimi.from_pretrained(folder, revision="main", num_codebooks=num_codebooks)
+
+
+@pytest.mark.parametrize("chunk", [HOP, 1000, 20 * HOP])
+def test_a_stream_far_longer_than_the_attention_gives_each_frame_once_it_is_whole(chunk: int, folder: Path, wav_24k: Tensor) -> None:
+    tokenizer = Mimi.from_pretrained(folder, revision="main", num_codebooks=6)
+    wav_T = wav_24k[: 27 * HOP + 1000]  # 54 positions of the transformer; 10 are within its window
+    whole_BKN, _ = tokenizer.encode(wav_T[None], torch.tensor([len(wav_T)]))
+    state, codes = tokenizer.open(), []
+    for begin in range(0, len(wav_T), chunk):
+        codes_KN, state = tokenizer.push(state, wav_T[begin : begin + chunk])
+        codes.append(codes_KN)
+        assert sum(codes_KN.shape[1] for codes_KN in codes) == min(begin + chunk, len(wav_T)) // HOP
+    codes.append(tokenizer.close(state))
+    assert torch.equal(torch.cat(codes, dim=1), whole_BKN[0]) and codes[-1].shape[1] == 1
+    assert state["keys.0"].shape[2] == 9 and int(state["num_positions"]) == 54
+
+
+def test_a_stream_is_pushed_one_utterance_at_a_time(folder: Path) -> None:
+    tokenizer = Mimi.from_pretrained(folder, revision="main", num_codebooks=1)
+    with pytest.raises(ValueError, match=r"shape \(1, 10\); push one utterance"):
+        tokenizer.push(tokenizer.open(), torch.zeros(1, 10))
