@@ -77,7 +77,7 @@ def _dispatch(argv: list[str]) -> None:
 
 def stage_names() -> list[str]:
     """The stages, in the order in which a recipe runs them."""
-    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"paths"}
+    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"learning", "paths"}
     return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
 

@@ -30,25 +30,28 @@ class SpectralDistance:
         self.complex_weight = complex_weight
 
     def __call__(self, wav_BT: Tensor, reference_BT: Tensor) -> dict[str, Tensor]:
-        """`mel` and `stft`, scalars, smaller is nearer."""
-        return {"mel": self._mel(wav_BT, reference_BT), "stft": self._stft(wav_BT, reference_BT)}
+        """`mel` and `stft`, scalars, smaller is nearer; in float32 whatever the autocast."""
+        with torch.autocast(wav_BT.device.type, enabled=False):
+            windows = {window for window, _ in self.mels} | set(self.stft_windows)
+            spectra = {window: (stft(wav_BT.float(), window), stft(reference_BT.float(), window)) for window in windows}
+            return {"mel": self._mel(spectra), "stft": self._stft(spectra)}
 
-    def _mel(self, wav_BT: Tensor, reference_BT: Tensor) -> Tensor:
-        total = wav_BT.new_zeros(())
+    def _mel(self, spectra: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+        distances = []
         for window, bands in self.mels:
-            filters_MF = _filters(self.sample_rate, window, bands).to(wav_BT.device)
-            ours, theirs = ((filters_MF @ stft(wav, window).abs()).clamp(min=FLOOR).log() for wav in (wav_BT, reference_BT))
-            total = total + (ours - theirs).abs().mean()
-        return total
+            filters_MF = _filters(self.sample_rate, window, bands).to(spectra[window][0].device)
+            ours, theirs = ((filters_MF @ spectrum.abs()).clamp(min=FLOOR).log() for spectrum in spectra[window])
+            distances.append((ours - theirs).abs().mean())
+        return torch.stack(distances).sum()
 
-    def _stft(self, wav_BT: Tensor, reference_BT: Tensor) -> Tensor:
-        total = wav_BT.new_zeros(())
+    def _stft(self, spectra: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+        distances = []
         for window in self.stft_windows:
-            ours, theirs = stft(wav_BT, window), stft(reference_BT, window)
-            norm = theirs.abs().norm() + 1e-3
-            total = total + self.magnitude_weight * (ours.abs() - theirs.abs()).norm() / norm
-            total = total + self.complex_weight * (ours - theirs).abs().norm() / norm
-        return total
+            ours, theirs = spectra[window]
+            norm = theirs.norm() + 1e-3
+            distances.append(self.magnitude_weight * (ours.abs() - theirs.abs()).norm() / norm)
+            distances.append(self.complex_weight * (ours - theirs).norm() / norm)
+        return torch.stack(distances).sum()
 
 
 def stft(wav_BT: Tensor, window: int) -> Tensor:

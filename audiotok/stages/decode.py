@@ -1,11 +1,14 @@
 """Token store -> audio.
 
-Reads: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/test (what tokenize writes).
-Writes: EXP_DIR/audio/TOKENIZER/ with a FLAC of each chosen utterance, as long as its recording, and utterances.jsonl: what the tokenizer
-alone does to speech, for evaluate to score. The chosen utterances are those that synthesize speaks.
-Told by: tokenizer (one that can decode), select.max_utterances, select.min_words, device; data and prepare as for prepare.
+Reads: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/test (what tokenize writes); for a classical codec, which has no tokens, the recordings of the
+test split in EXP_ROOT/data/NAME-FP/ (what prepare writes).
+Writes: EXP_DIR/audio/TOKENIZER/ with a FLAC of each chosen utterance, as long as its recording, utterances.jsonl and system.json (bits per
+second): what the tokenizer or codec alone does to speech, for evaluate to score. The chosen utterances are those that synthesize speaks.
+Told by: tokenizer (one that can decode, or opus_6k, codec2_3200, codec2_1200), select.max_utterances, select.min_words, device; data and
+prepare as for prepare.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -13,35 +16,59 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from audiotok import distributed, files
-from audiotok.data.resynthesis import resynthesise
+from audiotok.data.manifests import load_cuts
+from audiotok.data.resynthesis import Recording, resynthesise, transmit
 from audiotok.data.selection import select_utterances
 from audiotok.stages import paths
 from audiotok.store import TokenStore
-from audiotok.tokenizers.base import Decoder
+from audiotok.tokenizers.base import Decoder, WaveformCodec
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "select")
+
+Work = Callable[[Path], None]
 
 
 def run(cfg: DictConfig) -> None:
     name = cfg.choices.tokenizer
-    tokenizer = instantiate(cfg.tokenizer)
-    if not isinstance(tokenizer, Decoder):
+    system = instantiate(cfg.tokenizer)
+    if isinstance(system, WaveformCodec):
+        settings, work = _from_recordings(cfg, system)
+    elif isinstance(system, Decoder):
+        settings, work = _from_tokens(cfg, system)
+    else:
         raise ValueError(f"tokenizer={name} has no way back to sound; choose one that has, such as tokenizer=dmel")
-    tokens = paths.tokens(cfg, tokenizer.spec.fingerprint)
-    settings = paths.settings(cfg, "tokenizer", "select") | {
-        "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe} tokenizer={name}")
-    }
+    folder = paths.audio(cfg) / name
+    settings |= paths.settings(cfg, "tokenizer", "select")
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*.flac")
+    print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+
+
+def _from_tokens(cfg: DictConfig, decoder: Decoder) -> tuple[dict, Work]:
+    """What the sound depends on, and the work that fills its folder."""
+    tokens = paths.tokens(cfg, decoder.spec.fingerprint)
+    made_by = f"tokenize {cfg.recipe} tokenizer={cfg.choices.tokenizer}"
 
     def work(partial: Path) -> None:
         store = TokenStore(tokens / "test")
         chosen = [row.id for row in select_utterances(store.descriptions(), **cfg.select)]
+        device = distributed.device(cfg.device)
         with Progress() as progress:
-            task = progress.add_task(f"decoding {name}", total=len(chosen))
-            device = distributed.device(cfg.device)
+            task = progress.add_task(f"decoding {cfg.choices.tokenizer}", total=len(chosen))
             resynthesise(
-                map(store.__getitem__, chosen), tokenizer, partial, device=device, progress=lambda more: progress.advance(task, more)
+                map(store.__getitem__, chosen), decoder, partial, device=device, progress=lambda more: progress.advance(task, more)
             )
 
-    folder = paths.audio(cfg) / name
-    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*.flac")
-    print(f"{folder} is there already" if made == "present" else f"{folder} is written")
+    return {"tokens": files.fingerprint_of(tokens, made_by=made_by)}, work
+
+
+def _from_recordings(cfg: DictConfig, codec: WaveformCodec) -> tuple[dict, Work]:
+    """What the sound depends on, and the work that fills its folder."""
+
+    def work(partial: Path) -> None:
+        recordings = [Recording.of(cut) for cut in load_cuts(paths.manifests(cfg), "test")]
+        chosen = select_utterances(recordings, **cfg.select)
+        with Progress() as progress:
+            task = progress.add_task(f"coding with {cfg.choices.tokenizer}", total=len(chosen))
+            transmit(chosen, codec, partial, progress=lambda more: progress.advance(task, more))
+
+    return {"manifests": paths.manifests_fingerprint(cfg)}, work

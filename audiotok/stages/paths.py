@@ -5,6 +5,7 @@
     exp/tokens/NAME-FP/TOKENIZER-FP/      a token store per split
     exp/alignments/NAME-FP/FP/            phonemes and their durations
     exp/RECIPE/train/                     step_00001000/ ...
+    exp/RECIPE/codec/                     a codec: config.json, model.safetensors and step_00001000/ ...
     exp/RECIPE/audio/SYSTEM/              wavs that a system made of the test set
     exp/RECIPE/evaluation/SYSTEM/         their scores
     exp/RECIPE/report/                    report.html
@@ -73,6 +74,10 @@ def alignments(cfg: DictConfig) -> Path:
 
 def train(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "train"
+
+
+def codec(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "codec"
 
 
 def audio(cfg: DictConfig) -> Path:

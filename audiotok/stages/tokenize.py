@@ -3,7 +3,7 @@
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes) and its audio.
 Writes: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ with a folder of Parquet shards for each split (id, num_frames, num_samples, text, speaker,
 language, duration, and a list column for each codebook) and failed.jsonl (what could not be tokenised, with the reason). A killed run goes
-on behind its last whole shard.
+on behind its last whole shard. A classical codec (opus_6k, codec2_3200) has no codes: the stage says so and returns.
 Told by: tokenizer (tokenizer=lyra), tokenize.batch_seconds, tokenize.shard_utterances, device; data and prepare as for prepare.
 """
 
@@ -17,6 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.tokenization import FAILED, num_utterances, tokenize_corpus
 from audiotok.stages import paths
+from audiotok.tokenizers.base import WaveformCodec
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
 
@@ -25,6 +26,9 @@ def run(cfg: DictConfig) -> None:
     manifests = paths.manifests(cfg)
     prepared = paths.manifests_fingerprint(cfg)
     tokenizer = instantiate(cfg.tokenizer)
+    if isinstance(tokenizer, WaveformCodec):
+        print(f"tokenizer={cfg.choices.tokenizer} has no codes to store; go on with `audiotok decode {cfg.recipe}`")
+        return
     folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
 
     def work(partial: Path) -> None:

@@ -8,23 +8,21 @@ Told by: model and its keys, transform, everything under train, seed, device.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from audiotok import distributed, files
+from audiotok import files
 from audiotok.data.aligned import AlignedCorpus, FrontEnd
 from audiotok.data.batching import BucketedBatches
 from audiotok.models.ar_tts import Batch
 from audiotok.stages import paths
+from audiotok.stages.learning import learn
 from audiotok.store.reader import TokenStore
-from audiotok.training.loop import TrainSettings, fit
-from audiotok.training.memory import keep_freed_memory
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "train")
 
@@ -57,7 +55,6 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         for split in ("train", "dev")
         if (tokens / split).is_dir()
     )
-    keep_freed_memory()
     if not len(train):
         raise ValueError(f"no utterance of {tokens / 'train'} is aligned; run `audiotok align {cfg.recipe}` with the same settings first")
     torch.manual_seed(cfg.seed)
@@ -68,33 +65,19 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         num_languages=len(front_end.languages),
     )
     console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters, {len(train)} utterances to learn from")
-    options = paths.settings(cfg, "train")["train"]
-    batch_frames = options.pop("batch_frames")
-    records = {
-        "spec": json.loads(store.spec.to_json()),
-        "front_end": front_end.to_dict(),
-        "config": OmegaConf.to_container(cfg, resolve=True),
-    }
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
-        task = progress.add_task("training", total=cfg.train.steps, loss="")
-
-        def tell(step: int, values: Mapping[str, float]) -> None:
-            progress.update(task, completed=step, loss=f"loss {values['loss']:.3f}")
-            if not console.is_terminal and step % cfg.train.validate_every == 0:  # a log file shows no bar
-                minutes = (progress.tasks[0].time_remaining or 0) / 60
-                console.print(f"step {step} of {cfg.train.steps}, loss {values['loss']:.3f}, {minutes:.1f} min left")
-
-        fit(
-            model,
-            lambda step: _batches(train, batch_frames, seed=cfg.seed, step=step),
-            folder=folder,
-            settings=TrainSettings(**options),
-            seed=cfg.seed,
-            device=distributed.device(cfg.device),
-            dev=[batch for corpus in dev for batch in _fixed_batches(corpus, batch_frames)],
-            records=records,
-            progress=tell,
-        )
+    learn(
+        cfg,
+        model,
+        lambda step: _batches(train, cfg.train.batch_frames, seed=cfg.seed, step=step),
+        dev=[batch for corpus in dev for batch in _fixed_batches(corpus, cfg.train.batch_frames)],
+        records={
+            "spec": json.loads(store.spec.to_json()),
+            "front_end": front_end.to_dict(),
+            "config": OmegaConf.to_container(cfg, resolve=True),
+        },
+        folder=folder,
+        console=console,
+    )
 
 
 def _batches(corpus: AlignedCorpus, batch_frames: int, *, seed: int, step: int) -> Iterator[Batch]:
