@@ -3,8 +3,9 @@
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes) and its audio.
 Writes: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ with a folder of Parquet shards for each split (id, num_frames, num_samples, text, speaker,
 language, duration, and a list column for each codebook) and failed.jsonl (what could not be tokenised, with the reason). A killed run goes
-on behind its last whole shard. A classical codec (opus_6k, codec2_3200) has no codes: the stage says so and returns.
-Told by: tokenizer (tokenizer=lyra), tokenize.batch_seconds, tokenize.shard_utterances, device; data and prepare as for prepare.
+on behind its last whole shard, and the bytes do not depend on the number of processes. A classical codec (opus_6k, codec2_3200) has no codes: the stage says so and returns.
+Told by: tokenizer (tokenizer=lyra), tokenize.workers, tokenize.batch_seconds, tokenize.shard_utterances, device; data and prepare as for
+prepare.
 """
 
 import json
@@ -32,15 +33,18 @@ def run(cfg: DictConfig) -> None:
     folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
 
     def work(partial: Path) -> None:
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+        columns = *Progress.get_default_columns(), MofNCompleteColumn()
+        with Progress(*columns) as progress, _workers(cfg) as workers:
             task = progress.add_task(f"tokenizing with {cfg.choices.tokenizer}", total=num_utterances(manifests))
             tokenize_corpus(
                 manifests,
                 tokenizer,
                 partial,
+                batch_seconds=cfg.tokenize.batch_seconds,
+                shard_utterances=cfg.tokenize.shard_utterances,
                 device=distributed.device(cfg.device),
+                workers=workers,
                 progress=lambda more: progress.advance(task, more),
-                **cfg.tokenize,
             )
 
     spec = json.loads(tokenizer.spec.to_json())

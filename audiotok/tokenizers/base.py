@@ -107,3 +107,31 @@ class Streaming(Protocol):
     def close(self, state: StreamState) -> Tensor:
         """codes_KN of the frames that only the end settles."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Transmission:
+    """Sound after a codec, and what it cost."""
+
+    wav_T: Tensor  # as long as what went in
+    payload_bits: int  # of the codec's own frames
+    file_bits: int  # with what its container adds
+
+
+@runtime_checkable
+class WaveformCodec(Protocol):
+    """Sound to sound at a bit rate, without codes that could be stored: the classical codecs, as baselines."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, on both sides."""
+        ...
+
+    @property
+    def bits_per_second(self) -> float:
+        """The nominal rate; `transmit` tells the real one."""
+        ...
+
+    def transmit(self, wav_T: Tensor) -> Transmission:
+        """The sound after the codec, its delay taken out."""
+        ...
