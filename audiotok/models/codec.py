@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch
 from torch import Tensor, nn
 
 from audiotok.models.reconstruction import SpectralDistance
@@ -43,7 +42,7 @@ class CodecModel(nn.Module):
         self, *, encoder: nn.Module, quantiser: nn.Module, decoder: WaveDecoder, distance: SpectralDistance, terms: Sequence[nn.Module] = ()
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.quantiser: Any = quantiser
         self.decoder = decoder
         self.distance = distance

@@ -1,0 +1,74 @@
+"""Codecs that go on learning from where another training ended: with frozen codes and a better decoder, or as a whole."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiotok.models.codec import CodecModel
+from audiotok.models.reconstruction import SpectralDistance
+from audiotok.tokenizers import weights
+from audiotok.tokenizers.codec import load_network, located
+
+
+class FrozenQuantiser(nn.Module):
+    """A quantiser that is done learning: codes as they are, of which a decoder is to make more.
+
+    A share `dropout` of the utterances is decoded from a random number of the first codebooks, so that any number of them still decodes.
+    """
+
+    def __init__(self, quantiser: nn.Module, *, dropout: float) -> None:
+        super().__init__()
+        self.quantiser: Any = quantiser.requires_grad_(False)
+        self.dropout = dropout
+
+    @torch.no_grad()
+    def forward(self, latent_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """(quantised_BND, 0): no gradient passes."""
+        codes_BKN = torch.stack([self.quantiser.encode(latent_ND) for latent_ND in latent_BND.float()])
+        hidden_BKND = self.quantiser.embed(codes_BKN)
+        kept_BK = kept_codebooks(codes_BKN, share=self.dropout if self.training else 0.0)
+        return (hidden_BKND * kept_BK[:, :, None, None]).sum(dim=1), latent_BND.new_zeros((), dtype=torch.float32)
+
+    def plain(self) -> nn.Module:
+        """The quantiser itself."""
+        return self.quantiser
+
+
+def kept_codebooks(codes_BKN: Tensor, *, share: float) -> Tensor:
+    """kept_BK, whether codebook k of an utterance is heard: in a share of the utterances only a random number of the first ones."""
+    batch, num_codebooks, _ = codes_BKN.shape
+    number_B = torch.randint(1, num_codebooks + 1, (batch,), device=codes_BKN.device)
+    number_B = torch.where(torch.rand(batch, device=codes_BKN.device) < share, number_B, num_codebooks)
+    return torch.arange(num_codebooks, device=codes_BKN.device) < number_B[:, None]
+
+
+def trained_codec(path: str, *, distance: SpectralDistance, dropout: float) -> CodecModel:
+    """The codec of a folder, or of that name in the package, with its decoder alone free to learn: its codes stay what they are."""
+    network = load_network(located(path))
+    network.encoder.requires_grad_(False)
+    return CodecModel(
+        encoder=network.encoder,
+        quantiser=FrozenQuantiser(network.quantiser, dropout=dropout),
+        decoder=network.decoder,
+        distance=distance,
+    )
+
+
+def from_checkpoint(codec: CodecModel, path: str) -> CodecModel:
+    """The codec with the averaged weights of a checkpoint of its training (a step_* folder), all of it free to learn.
+
+    Raises ValueError where the checkpoint is of another model, absent or damaged.
+    """
+    weights.load(codec, Path(path) / "ema.safetensors")
+    return codec
+
+
+def frozen(codec: CodecModel, *, dropout: float) -> CodecModel:
+    """The codec with its decoder alone free to learn, so that its codes stay what they are."""
+    codec.encoder.requires_grad_(False)
+    return CodecModel(
+        encoder=codec.encoder, quantiser=FrozenQuantiser(codec.quantiser.plain(), dropout=dropout), decoder=codec.decoder,
+        distance=codec.distance,
+    )  # fmt: skip
