@@ -1,6 +1,6 @@
 """BigCodec (arXiv 2409.05377) through the package bigcodec: one codebook of 8192 at 80 Hz, 16 kHz speech, 159 M parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from audiotok.tokenizers import checkpoints, weights
 from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
 from audiotok.types import TokenSpec
+
+FILTERED = 5  # steps that an activation hears on each side: 12 taps at twice the rate on the way up, and again on the way down
 
 
 class BigCodec:
@@ -29,7 +31,7 @@ class BigCodec:
         self.hop = int(network.encoder.hop_length)
         sizes = tuple(layer.codebook_size for layer in network.decoder.quantizer.layers)
         fingerprint = files.fingerprint({"kind": "bigcodec", "weights": weights.digest(network)})
-        self.reach = Reach(None, _look_ahead(network.encoder.up_ratios), period=self.hop)
+        self.reach = Reach(None, _look_ahead(network.encoder), period=self.hop)
         self.spec = TokenSpec(sample_rate, Fraction(sample_rate, self.hop), sizes, fingerprint)
 
     @classmethod
@@ -91,10 +93,14 @@ def load_weights(network: nn.Module, source: Path) -> None:
     checkpoints.load(network.get_submodule("decoder"), tensors["generator"], source=source)
 
 
-def _look_ahead(ratios: Sequence[int]) -> int:
-    """Samples: the LSTM hears only the past, the convolutions both ways; an activation, oversampled, hears 5 steps either way."""
-    after, stride = 3, 1
-    for ratio in ratios:
-        after += (3 * (2 * 5) + 3 * (1 + 3 + 9) + 5 + ratio // 2) * stride
-        stride *= ratio
-    return after + (5 + 1) * stride
+def _look_ahead(encoder: nn.Module) -> int:
+    """Samples: the LSTM hears only the past; a convolution hears both ways, and so does an activation, by its two filters."""
+    after, stride = 0, 1
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv1d):
+            (kernel,), (step,), (dilation,) = module.kernel_size, module.stride, module.dilation
+            after += ((kernel - 1) * dilation - int(module.padding[0]) - (step - 1)) * stride
+            stride *= step
+        elif hasattr(module, "up_ratio"):
+            after += FILTERED * stride
+    return after

@@ -6,14 +6,17 @@ Every law of test_laws.py then holds for it, or the test says which one does not
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_codecs
 import tiny_transformers
 import torch
 from torch import Tensor
 
 from audiotok.tokenizers.base import Tokenizer
+from audiotok.tokenizers.bigcodec import BigCodec
 from audiotok.tokenizers.dac import Dac
 from audiotok.tokenizers.dmel import DMel
 from audiotok.tokenizers.encodec import Encodec
@@ -23,6 +26,9 @@ from audiotok.tokenizers.kmeans import KMeans
 from audiotok.tokenizers.lyra import Lyra
 from audiotok.tokenizers.mel import LogMel
 from audiotok.tokenizers.mimi import Mimi
+from audiotok.tokenizers.snac import Snac, columns
+from audiotok.tokenizers.speechtokenizer import SpeechTokenizer
+from audiotok.tokenizers.wavtokenizer import WavTokenizer, build
 from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
 from audiotok.tokenizers.xcodec import Xcodec, Xcodec2
 
@@ -118,6 +124,47 @@ def from_transformers(load: Callable[..., Tokenizer], name: str, request: pytest
     return load(getattr(tiny_transformers, name)(request.getfixturevalue("tmp_path_factory").mktemp(name)), revision="main", **settings)
 
 
+def from_package(package: str, request: pytest.FixtureRequest) -> Path:
+    """A folder for a checkpoint, where the package of its codec is installed."""
+    pytest.importorskip(package)
+    return request.getfixturevalue("tmp_path_factory").mktemp(package)
+
+
+def snac(sample_rate: int, request: pytest.FixtureRequest) -> Snac:
+    folder = tiny_codecs.snac(from_package("snac", request), sample_rate)
+    return Snac.from_pretrained(folder, revision="main", seed=0)
+
+
+def snac_latent(sample_rate: int, hidden_KND: Tensor) -> Tensor:
+    """At each of its moments a frame is the sum of the columns that last over it; silence fills the window of attention at the end."""
+    tokenizer = Snac(tiny_codecs.snac_network(sample_rate), seed=0)
+    window = tokenizer.reach.period // int(tokenizer.spec.hop)
+    silence_1KN, _ = tokenizer.encode(torch.zeros(1, tokenizer.reach.period), torch.tensor([tokenizer.reach.period]))
+    silence_KND = tokenizer.embed(silence_1KN)[0, :, (hidden_KND.shape[1] - 1) % window + 1 :]
+    rows = []
+    for frame_KD in torch.cat([hidden_KND, silence_KND], dim=1).unbind(dim=1):
+        for moment in range(tokenizer.strides[0]):
+            now = [row for row, (level, index) in enumerate(columns(tokenizer.strides)) if moment // tokenizer.strides[level] == index]
+            rows.append(frame_KD[now].sum(dim=0))
+    return torch.stack(rows)
+
+
+def speechtokenizer(request: pytest.FixtureRequest) -> SpeechTokenizer:
+    folder = tiny_codecs.speechtokenizer(from_package("speechtokenizer", request))
+    return SpeechTokenizer.from_pretrained(folder, revision="main", num_codebooks=5)
+
+
+def bigcodec(request: pytest.FixtureRequest) -> BigCodec:
+    folder = tiny_codecs.bigcodec(from_package("bigcodec", request))
+    return BigCodec.from_pretrained(folder, revision="main", **tiny_codecs.BIGCODEC)
+
+
+def wavtokenizer(frame_rate: int, request: pytest.FixtureRequest) -> WavTokenizer:
+    path = tiny_codecs.wavtokenizer(from_package("vocos", request) / "tiny.ckpt", frame_rate)
+    network = build(**tiny_codecs.WAVTOKENIZER, ratios=tiny_codecs.RATIOS[frame_rate])
+    return WavTokenizer.from_pretrained(path, revision="main", filename="tiny.ckpt", network=network)
+
+
 CASES: dict[str, Case] = {
     "dmel": Case(lambda request: dmel(), latent_into="vocoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
     "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
@@ -132,5 +179,11 @@ CASES: dict[str, Case] = {
     "mimi": Case(lambda request: from_transformers(Mimi.from_pretrained, "mimi", request, num_codebooks=5), "network.decoder"),
     "xcodec": Case(lambda request: from_transformers(Xcodec.from_pretrained, "xcodec", request, num_codebooks=3), "network.fc2"),
     "xcodec2": Case(lambda request: from_transformers(Xcodec2.from_pretrained, "xcodec2", request), "network.acoustic_decoder"),
+    "snac_24khz": Case(partial(snac, 24000), latent_into="network.decoder", latent=partial(snac_latent, 24000)),
+    "snac_32khz": Case(partial(snac, 32000), latent_into="network.decoder", latent=partial(snac_latent, 32000)),
+    "speechtokenizer": Case(speechtokenizer, latent_into="network.decoder"),
+    "bigcodec": Case(bigcodec, latent_into="network.decoder.model"),
+    "wavtokenizer_40hz": Case(partial(wavtokenizer, 40), latent_into="network.backbone"),
+    "wavtokenizer_75hz": Case(partial(wavtokenizer, 75), latent_into="network.backbone"),
     "lyra": Case(lambda request: Lyra(request.getfixturevalue("lyra_models"), num_stages=16), latent_into="_synthesise"),
 }
