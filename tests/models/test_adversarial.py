@@ -104,8 +104,8 @@ def test_discriminators_learn_in_their_share_of_the_steps(batch: Crops) -> None:
 @pytest.mark.parametrize("kind", ["hinge", "least_squares"])
 def test_discriminators_come_to_tell_speech_from_a_codec_that_stands_still(batch: Crops, kind: str) -> None:
     codec = tiny_codecs.codec().requires_grad_(False)
-    seen = tiny_codecs.descend(adversarial(codec, kind=kind), batch, steps=30, rate=1e-2)
-    assert seen[-1]["discriminator"] < 0.75 * seen[0]["discriminator"]
+    seen = tiny_codecs.descend(adversarial(codec, kind=kind), batch, steps=45, rate=1e-2)
+    assert seen[-1]["discriminator"] < 0.8 * seen[0]["discriminator"]
 
 
 def test_a_codec_against_adversaries_comes_nearer_to_speech(batch: Crops) -> None:
