@@ -3,33 +3,41 @@
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes) and its audio.
 Writes: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ with a folder of Parquet shards for each split (id, num_frames, num_samples, text, speaker,
 language, duration, and a list column for each codebook) and failed.jsonl (what could not be tokenised, with the reason). A killed run goes
-on behind its last whole shard, and the bytes do not depend on the number of processes. A classical codec (opus_6k, codec2_3200) has no codes: the stage says so and returns.
-Told by: tokenizer (tokenizer=lyra), tokenize.workers, tokenize.batch_seconds, tokenize.shard_utterances, device; data and prepare as for
-prepare.
+on behind its last whole shard, and the bytes do not depend on the number of processes. A classical codec (opus_6k, codec2_3200) has no
+codes: the stage says so and returns.
+Told by: tokenizer (tokenizer=lyra), tokenize.workers, tokenize.batch_seconds, tokenize.shard_utterances, tokenize.resample, device; data
+and prepare as for prepare.
 """
 
 import json
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import distributed, files
-from audiotok.data.tokenization import FAILED, num_utterances, tokenize_corpus
+from audiotok.data.rates import check_rates
+from audiotok.data.tokenization import FAILED, bound_kernel_cache, encoder, num_utterances, tokenize_corpus
+from audiotok.data.workers import Workers, num_cores
 from audiotok.stages import paths
 from audiotok.tokenizers.base import WaveformCodec
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
+WORTH_WORKERS = 5.0  # seconds: what takes no longer is done before worker processes have started
 
 
 def run(cfg: DictConfig) -> None:
+    bound_kernel_cache()
     manifests = paths.manifests(cfg)
     prepared = paths.manifests_fingerprint(cfg)
     tokenizer = instantiate(cfg.tokenizer)
     if isinstance(tokenizer, WaveformCodec):
         print(f"tokenizer={cfg.choices.tokenizer} has no codes to store; go on with `audiotok decode {cfg.recipe}`")
         return
+    check_rates(manifests, tokenizer.spec.sample_rate, resample=cfg.tokenize.resample)
     folder = paths.tokens(cfg, tokenizer.spec.fingerprint)
 
     def work(partial: Path) -> None:
@@ -54,3 +62,15 @@ def run(cfg: DictConfig) -> None:
     print(f"{folder} is there already" if made == "present" else f"{folder} is written")
     if failed:
         print(f"could not be tokenised: {failed}; the reasons are in {folder / FAILED}")
+
+
+def _workers(cfg: DictConfig) -> AbstractContextManager[Workers | None]:
+    """The processes that tokenize.workers asks for; None where this one is enough."""
+    asked, device = cfg.tokenize.workers, distributed.device(cfg.device)
+    if asked != "auto" and not (isinstance(asked, int) and asked >= 1):
+        raise ValueError(f"tokenize.workers={asked}: auto, or a number of processes from 1 on, is wanted")
+    num = num_cores() if asked == "auto" else asked
+    if device.type != "cpu" or num == 1:
+        return nullcontext()
+    make = partial(instantiate, OmegaConf.to_container(cfg.tokenizer, resolve=True))
+    return Workers(partial(encoder, make, device), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)

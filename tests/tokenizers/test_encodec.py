@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiotok import audio, files
-from audiotok.tokenizers.encodec import Encodec, load_weights
+from audiotok.tokenizers.encodec import Encodec, load_weights, run_through
 
 encodec = pytest.importorskip("encodec")
 
@@ -47,6 +47,26 @@ def test_codes_and_sound_are_those_of_the_package(sample_rate: int, wav_16k: Ten
     back_BT, lengths_B = tokenizer.decode(codes_BKN, frames_B)
     torch.testing.assert_close(back_BT[0, : len(wanted_T)], wanted_T[: back_BT.shape[1]])
     assert 0 <= int(lengths_B) - len(wav_T) < 320
+
+
+@pytest.mark.parametrize("sample_rate", [24000, 48000])
+@pytest.mark.parametrize("num_samples", [1, 6, 320, 321, 7777])
+def test_latents_are_those_of_the_package_bit_for_bit_at_every_length(sample_rate: int, num_samples: int) -> None:
+    network = narrow(sample_rate).requires_grad_(False)
+    wav_1CT = torch.randn(1, network.channels, num_samples, generator=torch.Generator().manual_seed(num_samples)) * 0.1
+    before = wav_1CT.clone()
+    latent_1DN = run_through(network.encoder.model, wav_1CT)
+    assert torch.equal(latent_1DN, network.encoder(wav_1CT)) and torch.equal(wav_1CT, before)
+
+
+@pytest.mark.parametrize(("pad_mode", "true_skip"), [("constant", False), ("reflect", True)])
+def test_other_paddings_and_shortcuts_of_the_package_give_its_bits_too(pad_mode: str, true_skip: bool, wav_16k: Tensor) -> None:
+    from encodec import modules
+
+    torch.manual_seed(0)
+    coder = modules.SEANetEncoder(dimension=16, n_filters=4, pad_mode=pad_mode, true_skip=true_skip).eval().requires_grad_(False)
+    wav_11T = wav_16k[None, None, 8000:11001]
+    assert torch.equal(run_through(coder.model, wav_11T), coder(wav_11T))
 
 
 @pytest.mark.parametrize(("sample_rate", "bandwidths"), [(24000, [1.5, 3.0, 6.0, 12.0, 24.0]), (48000, [3.0, 6.0, 12.0, 24.0])])
