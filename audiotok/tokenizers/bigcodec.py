@@ -47,7 +47,10 @@ class BigCodec:
         except ImportError as error:
             raise ValueError("bigcodec: the package is not installed; pip install 'audiotok[bigcodec]'") from error
         network = nn.Module()
-        network.encoder, network.decoder = CodecEncoder(**encoder), CodecDecoder(**decoder)
+        try:
+            network.encoder, network.decoder = CodecEncoder(**encoder), CodecDecoder(**decoder)
+        except TypeError as error:
+            raise ValueError(f"bigcodec: {error}; encoder and decoder take what the package's classes of these names do") from error
         load_weights(network, checkpoints.weights_file(name, "model.safetensors", "bigcodec.pt", revision=revision))
         return cls(network, sample_rate=sample_rate)
 

@@ -94,15 +94,17 @@ def _fetched(name: str, filenames: tuple[str, ...], revision: str) -> Path:
     """The first of these files in a model on the hub, or in the hub's cache on this machine."""
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
-        from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError  # noqa: PLC0415
     except ImportError as error:
         raise ValueError(f"{name}: no such folder, and the hub needs another package; pip install huggingface_hub") from error
     owner, model, *folder = name.split("/")
+    unreachable, reason = False, ""
     for filename in filenames:
+        wanted = "/".join([*folder, filename])
         try:
-            return Path(hf_hub_download(f"{owner}/{model}", "/".join([*folder, filename]), revision=revision))
+            return Path(hf_hub_download(f"{owner}/{model}", wanted, revision=revision, local_files_only=unreachable))
         except EntryNotFoundError as error:
-            reason = _reason(error)
+            unreachable, reason = isinstance(error, LocalEntryNotFoundError), reason or _reason(error)  # asking again costs half a minute
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{name}: no such folder, and the hub gives nothing ({_reason(error)}); download it and name its folder"

@@ -3,7 +3,7 @@
 A token spec has one frame rate, so a frame is one of the slowest codebook, and each code that falls into it is a column. Columns stand
 in the order of a walk down the tree of time, as speech language models flatten it. Of the 24 kHz network, frame by frame (strides 4, 2, 1):
 
-    level 0    a                 a b c d e f g: 7 columns of 4096 at 24000 / 2048 = 11.72 Hz, 984 bit/s exactly
+    level 0    a                 a b c d e f g: 7 columns of 4096 at 24000 / 2048 Hz, 984.375 bit/s
     level 1    b       e         column 0 is level 0, columns 1 and 4 level 1, columns 2, 3, 5 and 6 level 2
     level 2    c   d   f   g
 """

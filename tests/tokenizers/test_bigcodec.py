@@ -43,3 +43,9 @@ def test_a_checkpoint_without_one_of_its_halves_is_refused(tmp_path: Path) -> No
     torch.save({"CodecEnc": parts["CodecEnc"], "generator": [1]}, path)
     with pytest.raises(ValueError, match="holds a list"):
         BigCodec.from_pretrained(tmp_path, revision="main", **tiny_codecs.BIGCODEC)
+
+
+def test_sizes_that_the_package_does_not_know_are_refused(tmp_path: Path) -> None:
+    sizes = tiny_codecs.BIGCODEC | {"encoder": {"width": 48}}
+    with pytest.raises(ValueError, match=r"bigcodec: .*width"):
+        BigCodec.from_pretrained(tmp_path, revision="main", **sizes)

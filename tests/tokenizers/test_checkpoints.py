@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import tiny_codecs
 import torch
+from hydra.utils import instantiate
 from safetensors.torch import save_file
 
-from audiotok import files
+from audiotok import cli, files
 from audiotok.tokenizers import checkpoints
 from audiotok.tokenizers.base import Tokenizer
 from audiotok.tokenizers.bigcodec import BigCodec
@@ -114,6 +115,30 @@ def test_the_weights_of_another_codec_are_refused(published: Published, folder: 
     (other / "pytorch_model.bin").rename(folder / published.filename)
     with pytest.raises(ValueError, match=r"not the weights of this network|holds no CodecEnc and no generator"):
         published.load(folder)
+
+
+NARROW = {
+    "snac": ["tokenizer=snac_24khz"],
+    "speechtokenizer": ["tokenizer=speechtokenizer"],
+    "bigcodec": [
+        "tokenizer=bigcodec",
+        *(f"tokenizer.encoder.{key}={value}" for key, value in tiny_codecs.BIGCODEC["encoder"].items()),
+        *(f"tokenizer.decoder.{key}={value}" for key, value in tiny_codecs.BIGCODEC["decoder"].items()),
+    ],
+    "wavtokenizer": [
+        "tokenizer=wavtokenizer_40hz",
+        "tokenizer.filename=tiny.ckpt",
+        *(f"tokenizer.network.{key}={value}" for key, value in tiny_codecs.WAVTOKENIZER.items()),
+    ],
+}
+
+
+@pytest.mark.parametrize("codec", PUBLISHED)
+def test_the_yaml_of_a_codec_makes_it_from_a_local_folder(codec: str, tmp_path: Path) -> None:
+    pytest.importorskip(PUBLISHED[codec].package)
+    PUBLISHED[codec].write(tmp_path)
+    cfg = cli.load("prompts/tts", [*NARROW[codec], f"tokenizer.name={tmp_path}"])
+    assert instantiate(cfg.tokenizer).spec == PUBLISHED[codec].load(tmp_path).spec
 
 
 class Trap:
