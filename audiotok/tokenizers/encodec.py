@@ -3,6 +3,7 @@
 import re
 import warnings
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 
 from audiotok import files
 from audiotok.tokenizers import weights
-from audiotok.tokenizers.base import Reach
+from audiotok.tokenizers.base import Reach, Streaming, StreamState
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
+from audiotok.tokenizers.encodec_streaming import CausalStream
+from audiotok.tokenizers.streaming import Windowed
 from audiotok.types import TokenSpec
 
 CHECKPOINTS = {24000: "encodec_24khz-d7cc33bc.th", 48000: "encodec_48khz-7e698e3e.th"}  # the suffix begins the file's SHA-256
@@ -86,6 +89,24 @@ class Encodec:
         layers = self.network.quantizer.vq.layers[: self.spec.num_codebooks]
         codebooks_KVD = torch.stack([layer.codebook for layer in layers]).to(codes_BKN.device)
         return codebooks_KVD[torch.arange(self.spec.num_codebooks, device=codes_BKN.device)[:, None], codes_BKN]
+
+    def open(self) -> StreamState:
+        """Of a stream that has heard nothing."""
+        return self._stream.open()
+
+    def push(self, state: StreamState, wav_T: Tensor) -> tuple[Tensor, StreamState]:
+        """(codes_KN of the blocks that these samples complete, the state after them)."""
+        return self._stream.push(state, wav_T)
+
+    def close(self, state: StreamState) -> Tensor:
+        """codes_KN of the frames that no block was completed for."""
+        return self._stream.close(state)
+
+    @cached_property
+    def _stream(self) -> Streaming:
+        if self.network.segment is None:
+            return CausalStream(self.network, spec=self.spec, bandwidth=self.bandwidth)
+        return Windowed(self, block=int(self.network.segment_length / self.spec.hop))
 
     @torch.no_grad()
     def _encode(self, wav_T: Tensor) -> Tensor:
