@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audiotok.tokenizers.base import Tokenizer
 from audiotok.tokenizers.bigcodec import BigCodec
+from audiotok.tokenizers.codec import Codec, CodecNetwork, MelEncoder, WaveDecoder
 from audiotok.tokenizers.dac import Dac
 from audiotok.tokenizers.dmel import DMel
 from audiotok.tokenizers.encodec import Encodec
@@ -26,6 +27,7 @@ from audiotok.tokenizers.kmeans import KMeans
 from audiotok.tokenizers.lyra import Lyra
 from audiotok.tokenizers.mel import LogMel
 from audiotok.tokenizers.mimi import Mimi
+from audiotok.tokenizers.quantisers import FiniteScalar, ResidualCodebooks
 from audiotok.tokenizers.snac import Snac, columns
 from audiotok.tokenizers.speechtokenizer import SpeechTokenizer
 from audiotok.tokenizers.wavtokenizer import WavTokenizer, build
@@ -165,7 +167,22 @@ def wavtokenizer(frame_rate: int, request: pytest.FixtureRequest) -> WavTokenize
     return WavTokenizer.from_pretrained(path, revision="main", filename="tiny.ckpt", network=network)
 
 
+def own_codec(quantiser: torch.nn.Module) -> Codec:
+    """The project's codec with random weights, codewords about as wide as its latents."""
+    torch.manual_seed(0)
+    encoder = MelEncoder(mel=mel(320), stride=1, width=16, layers=2, kernel=7, expansion=2, dim=8)
+    sizes = {"width": 16, "layers": 2, "kernel": 7, "expansion": 2, "attention_every": 2, "heads": 2, "window": 8}
+    decoder = WaveDecoder(dim=8, **sizes, n_fft=1280, hop=320, frames=1, speaker_dim=0)
+    for block in encoder.blocks:
+        torch.nn.init.ones_(block.scale)  # so that what lies around a frame is heard
+    if isinstance(quantiser, ResidualCodebooks):
+        quantiser.codebooks_KVD.normal_(std=0.5)
+    return Codec(CodecNetwork(encoder=encoder, quantiser=quantiser, decoder=decoder), num_codebooks=None)
+
+
 CASES: dict[str, Case] = {
+    "codec": Case(lambda request: own_codec(ResidualCodebooks(num_codebooks=4, codebook_size=256, dim=8)), "network.decoder"),
+    "codec_fsq": Case(lambda request: own_codec(FiniteScalar(levels=[8, 8, 8], dim=8)), "network.decoder"),
     "dmel": Case(lambda request: dmel(), latent_into="vocoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
     "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
     "kmeans_hubert": Case(lambda request: encoder_units("Hubert", request)),
