@@ -40,7 +40,9 @@ class RandomCrops:
         if self.seconds <= 0 or self.batch_size < 1 or not self.speeds or min(self.speeds) <= 0 or not 0 <= self.balance <= 1:
             raise ValueError(f"crops need seconds > 0, batch_size >= 1, positive speeds and 0 <= balance <= 1; got {self.seconds=}, "
                              f"{self.batch_size=}, {self.speeds=}, {self.balance=}")  # fmt: skip
-        spoken = defaultdict(float)
+        if not self.gain_db[0] <= self.gain_db[1] <= 0:
+            raise ValueError(f"crops.gain_db is the lowest and the highest peak in dB of full scale, such as [-20, -3]; got {self.gain_db}")
+        spoken: defaultdict[str, float] = defaultdict(float)
         for cut in self.cuts:
             spoken[_speaker(cut)] += cut.duration
         weights = np.array([cut.duration * spoken[_speaker(cut)] ** (self.balance - 1) for cut in self.cuts])
@@ -81,11 +83,11 @@ class RandomCrops:
     def _read(self, cut: MonoCut) -> Tensor:
         """wav_T, as int16 in memory."""
         if (pcm_T := self._cache.get(cut.id)) is None:
-            pcm_T = (read_cut(cut, self.sample_rate).clamp(-1, 1) * 32767).to(torch.int16)
+            pcm_T = (read_cut(cut, self.sample_rate) * 32768).round().clamp(-32768, 32767).to(torch.int16)
             if self._cache_samples >= len(pcm_T):
                 self._cache[cut.id] = pcm_T
                 self._cache_samples -= len(pcm_T)
-        return pcm_T.float() / 32767
+        return pcm_T.float() / 32768
 
 
 def _speaker(cut: MonoCut) -> str:

@@ -39,9 +39,13 @@ class CodecModel(nn.Module):
     """
 
     def __init__(
-        self, *, encoder: nn.Module, quantiser: nn.Module, decoder: WaveDecoder, distance: SpectralDistance, terms: Sequence[nn.Module] = ()
+        self, *, encoder: Any, quantiser: Any, decoder: WaveDecoder, distance: SpectralDistance, terms: Sequence[nn.Module] = ()
     ) -> None:
         super().__init__()
+        if encoder.hop != decoder.hop:
+            raise ValueError(
+                f"codec: the encoder makes a frame of {encoder.hop} samples, the decoder one of {decoder.hop}; they must agree"
+            )
         self.encoder: Any = encoder
         self.quantiser: Any = quantiser
         self.decoder = decoder

@@ -37,9 +37,14 @@ class TrainableResidual(nn.Module):
 
     def forward(self, latent_BND: Tensor) -> tuple[Tensor, Tensor]:
         """(quantised_BND through which gradients pass, commitment loss)."""
+        quantised_BND, _, commitment = self.quantise(latent_BND)
+        return quantised_BND, commitment
+
+    def quantise(self, latent_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(quantised_BND through which gradients pass, codes_BKN, -1 where a codebook was left out, commitment loss)."""
         self.vq.quantize_dropout = self.training and torch.rand(()).item() < self.dropout
-        quantised_BND, _, losses = self.vq(latent_BND.float())
-        return quantised_BND, losses.clamp(min=0).sum()
+        quantised_BND, codes_BNK, losses = self.vq(latent_BND.float())
+        return quantised_BND, codes_BNK.transpose(1, 2), losses.clamp(min=0).sum()
 
     def plain(self) -> quantisers.ResidualCodebooks:
         """The codebooks as they are now."""
@@ -57,6 +62,8 @@ class TrainableScalar(nn.Module):
         super().__init__()
         self.dim = dim
         self.levels = [int(level) for level in levels]
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(f"finite scalar quantisation: each number has at least 3 levels; got {self.levels}")
         self.fsq = FSQ(levels=self.levels, dim=dim)
 
     def forward(self, latent_BND: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +74,10 @@ class TrainableScalar(nn.Module):
     def plain(self) -> quantisers.FiniteScalar:
         """The same without training's parts."""
         plain = quantisers.FiniteScalar(levels=self.levels, dim=self.dim)
-        plain.project_in.load_state_dict(self.fsq.project_in.state_dict())
-        plain.project_out.load_state_dict(self.fsq.project_out.state_dict())
-        return plain.to(self.fsq.project_in.weight.device)
+        for ours, theirs in ((plain.project_in, self.fsq.project_in), (plain.project_out, self.fsq.project_out)):
+            if isinstance(theirs, nn.Linear):
+                ours.load_state_dict(theirs.state_dict())
+            else:  # none where the latent has a number for each level
+                nn.init.eye_(ours.weight)
+                nn.init.zeros_(ours.bias)
+        return plain.to(self.fsq._levels.device)

@@ -41,8 +41,10 @@ class WindowedAttention(nn.Module):
 
     def __init__(self, width: int, *, heads: int, window: int) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"attention: width {width} cannot be shared by {heads} heads; choose a divisor")
+        if window < 1:
+            raise ValueError(f"attention: a frame sees at least one to each side; got window={window}")
         self.heads = heads
         self.window = window
         self.norm = nn.LayerNorm(width)

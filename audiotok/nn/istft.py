@@ -13,10 +13,14 @@ class InverseSTFT(nn.Module):
     Spectrum n is centred on sample (n + 1/2) x hop, as `LogMel` centres its frames, so N vectors give N x frames x hop samples.
     """
 
+    window: Tensor
+
     def __init__(self, width: int, *, n_fft: int, hop: int, frames: int) -> None:
         super().__init__()
-        if n_fft % 2 or (n_fft - hop) % 2 or n_fft < 2 * hop:
-            raise ValueError(f"inverse STFT: n_fft is even, at least twice the hop, and n_fft - hop even; got n_fft={n_fft}, hop={hop}")
+        if hop < 1 or n_fft % 2 or hop % 2 or n_fft < 2 * hop:
+            raise ValueError(f"inverse STFT: n_fft and hop are even, n_fft at least twice the hop; got n_fft={n_fft}, hop={hop}")
+        if frames < 1:
+            raise ValueError(f"inverse STFT: a vector gives at least one spectrum; got frames={frames}")
         self.n_fft = n_fft
         self.hop = hop
         self.frames = frames
@@ -33,7 +37,7 @@ class InverseSTFT(nn.Module):
 
     def overlap_add(self, pieces_BNT: Tensor) -> Tensor:
         """wav_BT of N x hop samples from pieces of n_fft samples, windowed again and divided by the sum of the squared windows."""
-        batch, num_frames, _ = pieces_BNT.shape
+        num_frames = pieces_BNT.shape[1]
         total = (num_frames - 1) * self.hop + self.n_fft
         cut = (self.n_fft - self.hop) // 2
         wav_BT = self._add(pieces_BNT * self.window, total)

@@ -8,13 +8,14 @@ Told by: model, encoder, quantiser and their keys, everything under crops and tr
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from audiotok import files
+from audiotok import distributed, files
 from audiotok.data.crops import RandomCrops
 from audiotok.data.manifests import load_cuts
 from audiotok.models.codec import Crops
@@ -40,7 +41,7 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     last = learn(
         cfg,
         model,
-        lambda step: map(Crops, train.from_step(step)),
+        lambda step: map(Crops, train.from_step(step, rank=distributed.rank())),
         dev=[Crops(dev.batch(number)) for number in range(cfg.crops.dev_batches)],
         records={"config": OmegaConf.to_container(cfg, resolve=True)},
         folder=folder,
@@ -50,7 +51,7 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     model.export(folder)
 
 
-def _crops(cfg: DictConfig, model: torch.nn.Module, split: str) -> RandomCrops:
+def _crops(cfg: DictConfig, model: Any, split: str) -> RandomCrops:
     options = paths.settings(cfg, "crops")["crops"]
     del options["dev_batches"]
     if split == "dev":  # as the recordings are

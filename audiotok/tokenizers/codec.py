@@ -4,7 +4,6 @@ After WavTokenizer (arXiv 2408.16532) and Vocos (arXiv 2306.00814), at any sampl
 A trained codec is a folder: config.json (sizes only, no code is named in it) and model.safetensors.
 """
 
-import json
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,9 @@ from audiotok import files
 from audiotok.nn.convnext import ConvNeXt, WindowedAttention
 from audiotok.nn.istft import InverseSTFT
 from audiotok.tokenizers import quantisers, weights
+from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
+from audiotok.tokenizers.exact import RowsAlike
 from audiotok.tokenizers.mel import LogMel
 from audiotok.types import TokenSpec
 
@@ -33,11 +34,13 @@ class MelEncoder(nn.Module):
         self, *, mel: LogMel | dict[str, Any], stride: int, width: int, layers: int, kernel: int, expansion: int, dim: int
     ) -> None:
         super().__init__()
+        if stride < 1:
+            raise ValueError(f"mel encoder: a frame is made of at least one spectrum; got stride={stride}")
         self.mel = mel if isinstance(mel, LogMel) else LogMel(**mel)
         self.stride = stride
         self.sample_rate = self.mel.sample_rate
         self.hop = self.mel.hop * stride
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "kind": "mel", "mel": self.mel.settings, "stride": stride, "width": width, "layers": layers, "kernel": kernel,
             "expansion": expansion, "dim": dim,
         }  # fmt: skip
@@ -45,6 +48,12 @@ class MelEncoder(nn.Module):
         self.blocks = nn.Sequential(*(ConvNeXt(width, kernel=kernel, expansion=expansion) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, dim)
+
+    @property
+    def reach(self) -> Reach:
+        """Of a latent: what its spectra hear, and half a kernel of latents in each block."""
+        around = len(self.blocks) * (self.settings["kernel"] // 2) * self.hop
+        return Reach((self.mel.reach.before or 0) + around, (self.mel.reach.after or 0) + around, period=self.hop)
 
     def forward(self, wav_BT: Tensor) -> Tensor:
         """latent_BND, ceil(T / hop) frames."""
@@ -75,7 +84,7 @@ class WaveDecoder(nn.Module):
         speaker_dim: int,
     ) -> None:
         super().__init__()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "dim": dim, "width": width, "layers": layers, "kernel": kernel, "expansion": expansion, "attention_every": attention_every,
             "heads": heads, "window": window, "n_fft": n_fft, "hop": hop, "frames": frames, "speaker_dim": speaker_dim,
         }  # fmt: skip
@@ -105,14 +114,14 @@ ENCODERS = {"mel": MelEncoder}
 class CodecNetwork(nn.Module):
     """Encoder, quantiser and decoder of a trained codec."""
 
-    def __init__(self, *, encoder: nn.Module, quantiser: nn.Module, decoder: WaveDecoder) -> None:
+    def __init__(self, *, encoder: Any, quantiser: Any, decoder: WaveDecoder) -> None:
         super().__init__()
         if encoder.hop != decoder.hop:
             raise ValueError(
                 f"codec: the encoder makes a frame of {encoder.hop} samples, the decoder one of {decoder.hop}; they must agree"
             )
-        self.encoder = encoder
-        self.quantiser = quantiser
+        self.encoder: Any = encoder
+        self.quantiser: Any = quantiser
         self.decoder = decoder
 
     @property
@@ -129,7 +138,7 @@ class CodecNetwork(nn.Module):
                 quantiser=quantisers.load(settings["quantiser"]),
                 decoder=WaveDecoder(**settings["decoder"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise ValueError(f"codec: its {CONFIG} describes no codec of this version ({type(error).__name__}: {error})") from error
 
 
@@ -147,10 +156,11 @@ class Codec:
         made_by = {
             name: [part.settings, weights.digest(part)] for name, part in (("encoder", network.encoder), ("quantiser", network.quantiser))
         }
-        sample_rate = network.encoder.sample_rate
+        sample_rate, heard = network.encoder.sample_rate, network.encoder.reach
+        self.reach = Reach(heard.before, heard.after, period=heard.period * network.quantiser.stride)
         self.spec = TokenSpec(
             sample_rate,
-            Fraction(sample_rate, network.encoder.hop),
+            Fraction(sample_rate, network.encoder.hop * network.quantiser.stride),
             sizes[: self.num_codebooks],
             files.fingerprint({"kind": "codec", "num_codebooks": self.num_codebooks, **made_by}),
         )
@@ -175,17 +185,19 @@ class Codec:
 
     def embed(self, codes_BKN: Tensor) -> Tensor:
         """hidden_BKND: each codebook's vector; their sum over K is the latent that is decoded."""
-        return self.network.quantiser.to(codes_BKN.device).embed(codes_BKN)
+        with torch.no_grad(), RowsAlike():
+            return self.network.quantiser.to(codes_BKN.device).embed(codes_BKN)
 
-    @torch.no_grad()
     def _encode(self, wav_T: Tensor) -> Tensor:
         network = self.network.to(wav_T.device)
-        return network.quantiser.encode(network.encoder(wav_T[None])[0])[: self.num_codebooks]
+        with torch.no_grad(), RowsAlike():
+            return network.quantiser.encode(network.encoder(wav_T[None])[0])[: self.num_codebooks]
 
     @torch.no_grad()
     def _decode(self, codes_KN: Tensor) -> Tensor:
         network = self.network.to(codes_KN.device)
-        return network.decoder(self.embed(codes_KN[None]).sum(dim=1))[0].clamp(-1, 1)
+        latent_BND = self.embed(codes_KN[None]).sum(dim=1).unflatten(-1, (network.quantiser.stride, -1)).flatten(1, 2)
+        return network.decoder(latent_BND)[0].clamp(-1, 1)
 
 
 def located(path: str | Path) -> Path:
@@ -201,17 +213,23 @@ def located(path: str | Path) -> Path:
 
 def load_network(folder: Path) -> CodecNetwork:
     """The network that `save_network` wrote."""
+    settings = read_settings(folder)
+    return weights.filled(lambda: CodecNetwork.of(settings), folder / WEIGHTS)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What config.json says. Raises ValueError where it is absent or damaged."""
     try:
         settings = files.read_json(folder / CONFIG)
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: cannot be read ({error}); a codec is a folder with {CONFIG} and {WEIGHTS}") from error
-    network = CodecNetwork.of(settings)
-    weights.load(network, folder / WEIGHTS)
-    return network
+    if not isinstance(settings, dict):
+        raise ValueError(f"{folder / CONFIG}: holds a {type(settings).__name__}, not the settings of a network; download it again")
+    return settings
 
 
-def save_network(network: CodecNetwork, folder: Path) -> None:
-    """Write config.json and model.safetensors."""
+def save_network(network: CodecNetwork, folder: Path, *, rounded: bool = False) -> None:
+    """Write config.json and model.safetensors; `rounded` as for `weights.save`."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights.save(network, folder / WEIGHTS)
+    weights.save(network, folder / WEIGHTS, rounded=rounded)
     files.write_json(folder / CONFIG, network.settings)

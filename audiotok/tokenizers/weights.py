@@ -1,7 +1,9 @@
 """Weights in safetensors files, and what was in them when they made codes."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from audiotok import files
 
 ROUNDED, SCALE = ".int8", ".scale"
+N = TypeVar("N", bound=nn.Module)
 
 
 def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
@@ -43,27 +46,54 @@ def load(network: nn.Module, path: Path) -> None:
 
     Raises ValueError for a file that is absent, damaged or no safetensors, and naming what is missing, unexpected or of another shape.
     """
+    state = _read(path)
+    _refuse_other(network, state, path)
+    network.load_state_dict(state)
+
+
+def filled(make: Callable[[], N], path: Path) -> N:
+    """The network that `make` makes, filled as by `load`.
+
+    It is made without memory first, so that sizes which are not the file's are refused before any is taken for them.
+    """
+    state = _read(path)
+    with torch.device("meta"):
+        _refuse_other(make(), state, path)
+    network = make()
+    network.load_state_dict(state)
+    return network
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; the folder of a codec holds one") from None
-    except SafetensorError as error:
+        raise ValueError(f"{path}: no such file; the folder of a trained network holds one") from None
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged, or no safetensors file ({error}); pickles are never read; download it again") from error
     for name in [name for name in state if name.endswith(ROUNDED)]:
-        plain = name.removesuffix(ROUNDED)
-        if plain + SCALE not in state:
-            raise ValueError(f"{path}: {plain + SCALE} is missing")
-        state[plain] = state.pop(name).float() * state.pop(plain + SCALE)
+        plain, steps = name.removesuffix(ROUNDED), state.pop(name)
+        scale = state.pop(plain + SCALE, None)
+        if scale is None or steps.ndim != 2 or scale.shape != (len(steps), 1) or plain in state:
+            raise ValueError(f"{path}: {name} needs a {plain + SCALE} with one number for each row, and no {plain} besides")
+        state[plain] = steps.float() * scale
+    return state
+
+
+def _refuse_other(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     wanted = network.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in state] + [
-        f"{name} is unexpected" for name in state if name not in wanted
-    ]
+    wrong = [f"{name} is missing" for name in wanted if name not in state]
+    wrong += [f"{name} is unexpected" for name in state if name not in wanted]
     wrong += [
-        f"{name} is {list(state[name].shape)}, the network's is {list(wanted[name].shape)}"
+        f"{name} is {_kind(state[name])}, the network's is {_kind(wanted[name])}"
         for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        if name in state and _kind(state[name]) != _kind(wanted[name])
     ]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise ValueError(f"{path}: the weights of another network: {'; '.join(wrong[:8])}{more}")
-    network.load_state_dict(state)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Of any floating-point type one is as good as another."""
+    return f"{'' if tensor.is_floating_point() else f'{tensor.dtype} '}{list(tensor.shape)}"

@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import small_codec
 import tiny_codecs
 import tiny_transformers
 import torch
 from torch import Tensor
 
+from audiotok import audio
 from audiotok.tokenizers.base import Tokenizer
 from audiotok.tokenizers.bigcodec import BigCodec
-from audiotok.tokenizers.codec import Codec, CodecNetwork, MelEncoder, WaveDecoder
+from audiotok.tokenizers.codec import Codec
 from audiotok.tokenizers.dac import Dac
 from audiotok.tokenizers.dmel import DMel
 from audiotok.tokenizers.encodec import Encodec
@@ -27,9 +29,9 @@ from audiotok.tokenizers.kmeans import KMeans
 from audiotok.tokenizers.lyra import Lyra
 from audiotok.tokenizers.mel import LogMel
 from audiotok.tokenizers.mimi import Mimi
-from audiotok.tokenizers.quantisers import FiniteScalar, ResidualCodebooks
 from audiotok.tokenizers.snac import Snac, columns
 from audiotok.tokenizers.speechtokenizer import SpeechTokenizer
+from audiotok.tokenizers.vocoder import Vocoded, VocoderNetwork, VoiceEncoder
 from audiotok.tokenizers.wavtokenizer import WavTokenizer, build
 from audiotok.tokenizers.whisper import CTranslate2Whisper, TransformersWhisper
 from audiotok.tokenizers.xcodec import Xcodec, Xcodec2
@@ -167,22 +169,33 @@ def wavtokenizer(frame_rate: int, request: pytest.FixtureRequest) -> WavTokenize
     return WavTokenizer.from_pretrained(path, revision="main", filename="tiny.ckpt", network=network)
 
 
-def own_codec(quantiser: torch.nn.Module) -> Codec:
-    """The project's codec with random weights, codewords about as wide as its latents."""
+def codec(quantiser: str, request: pytest.FixtureRequest, *, num_codebooks: int | None = None) -> Codec:
+    network = small_codec.network(request.getfixturevalue("wav_16k"), quantiser=quantiser)
+    return Codec(network, num_codebooks=num_codebooks)
+
+
+def vocoded_dmel() -> Vocoded:
     torch.manual_seed(0)
-    encoder = MelEncoder(mel=mel(320), stride=1, width=16, layers=2, kernel=7, expansion=2, dim=8)
-    sizes = {"width": 16, "layers": 2, "kernel": 7, "expansion": 2, "attention_every": 2, "heads": 2, "window": 8}
-    decoder = WaveDecoder(dim=8, **sizes, n_fft=1280, hop=320, frames=1, speaker_dim=0)
-    for block in encoder.blocks:
-        torch.nn.init.ones_(block.scale)  # so that what lies around a frame is heard
-    if isinstance(quantiser, ResidualCodebooks):
-        quantiser.codebooks_KVD.normal_(std=0.5)
-    return Codec(CodecNetwork(encoder=encoder, quantiser=quantiser, decoder=decoder), num_codebooks=None)
+    network = VocoderNetwork(decoder=small_codec.decoder(dim=80, n_fft=800, hop=400, frames=1), voice=None)
+    return Vocoded(dmel(), network, made_for=None, voice=None)
+
+
+def vocoded_units(request: pytest.FixtureRequest) -> Vocoded:
+    """Units in the voice of a recording."""
+    wav_16k = request.getfixturevalue("wav_16k")
+    torch.manual_seed(0)
+    network = VocoderNetwork(decoder=small_codec.decoder(dim=80, speaker_dim=16), voice=VoiceEncoder(small_codec.encoder()))
+    voice = request.getfixturevalue("tmp_path_factory").mktemp("voice") / "voice.wav"
+    audio.write(voice, wav_16k, 16000)
+    return Vocoded(fitted(mel(320), wav_16k), network, made_for=None, voice=voice)
 
 
 CASES: dict[str, Case] = {
-    "codec": Case(lambda request: own_codec(ResidualCodebooks(num_codebooks=4, codebook_size=256, dim=8)), "network.decoder"),
-    "codec_fsq": Case(lambda request: own_codec(FiniteScalar(levels=[8, 8, 8], dim=8)), "network.decoder"),
+    "codec": Case(partial(codec, "residual"), latent_into="network.decoder"),
+    "codec_2_codebooks": Case(partial(codec, "residual", num_codebooks=2), latent_into="network.decoder"),
+    "codec_scalar": Case(partial(codec, "scalar"), latent_into="network.decoder"),
+    "vocoded_dmel": Case(lambda request: vocoded_dmel(), latent_into="network.decoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
+    "vocoded_units": Case(vocoded_units, latent_into="network.decoder"),
     "dmel": Case(lambda request: dmel(), latent_into="vocoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
     "kmeans_mel": Case(lambda request: fitted(mel(320), request.getfixturevalue("wav_16k"))),
     "kmeans_hubert": Case(lambda request: encoder_units("Hubert", request)),
