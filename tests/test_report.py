@@ -197,7 +197,16 @@ def test_texts_cannot_break_the_page(tmp_path):
     version = report.Version("sys<tem", Utterance("<i>", 0.1 * torch.randn(8000), 16000, evil), {"heard": evil, "wer": None})
     summary = {"utterances": 1, "seconds": 0.5, "judges": {}, "failures": {}, "skipped": {}, "unspoken": {evil: 1}, "columns": []}
     examples = [report.Example("<i>", evil, [version])]
-    report.write(tmp_path, recipe=evil, facts={evil: evil}, settings=evil, summaries={"sys<tem": summary}, log=[], examples=examples)
+    report.write(
+        tmp_path,
+        recipe=evil,
+        facts={evil: evil},
+        settings=evil,
+        summaries={"sys<tem": summary},
+        families={"x": ["sys<tem"]},
+        log=[],
+        examples=examples,
+    )
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert evil not in text
     assert text.count("</script>") == 1

@@ -53,7 +53,7 @@ def panels(entries: Iterable[Mapping[str, Any]]) -> list[Panel]:
 def _panel(name: str, splits: Mapping[str, Mapping[int, float]]) -> Panel:
     steps = [step for points in splits.values() for step in points]
     values = [value for points in splits.values() for value in points.values()]
-    x_low, x_high, y_low, y_high = min(steps), max(steps), *_spread(min(values), max(values))
+    x_low, x_high, y_low, y_high = min(steps), max(steps), *spread(min(values), max(values))
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = LEFT + (step - x_low) / max(x_high - x_low, 1) * (WIDTH - LEFT - RIGHT)
@@ -64,8 +64,8 @@ def _panel(name: str, splits: Mapping[str, Mapping[int, float]]) -> Panel:
         kept = _thinned(sorted(points.items()))
         path = " ".join("{},{}".format(*place(*point)) for point in kept)
         lines.append(Line(split, [step for step, _ in kept], [value for _, value in kept], path))
-    x_ticks = [(place(step, y_low)[0], _label(step)) for step in _ticks(x_low, x_high)]
-    y_ticks = [(place(x_low, value)[1], _label(value)) for value in _ticks(y_low, y_high)]
+    x_ticks = [(place(step, y_low)[0], label(step)) for step in ticks(x_low, x_high)]
+    y_ticks = [(place(x_low, value)[1], label(value)) for value in ticks(y_low, y_high)]
     return Panel(name, lines, x_ticks, y_ticks)
 
 
@@ -74,12 +74,12 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [*points[:-1:stride], points[-1]]
 
 
-def _spread(low: float, high: float) -> tuple[float, float]:
+def spread(low: float, high: float) -> tuple[float, float]:
     margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
     return low - margin, high + margin
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers within the range."""
     raw = (high - low) / 4 or 1.0
     scale = 10.0 ** floor(log10(raw))
@@ -87,5 +87,5 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * index for index in range(ceil(low / step), floor(high / step) + 1)]
 
 
-def _label(value: float) -> str:
+def label(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"

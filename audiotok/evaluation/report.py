@@ -13,11 +13,12 @@ import jinja2
 import numpy as np
 
 from audiotok import files
-from audiotok.evaluation import curves, figures, results
+from audiotok.evaluation import curves, figures, rates, results
 from audiotok.evaluation.metric import Utterance
 from audiotok.evaluation.text import marked
 
 PAGE = "report.html"
+COLOURS = 9  # --c0 and on in report.css
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # seconds between the marks of a time axis
 
 
@@ -48,12 +49,14 @@ def write(
     facts: Mapping[str, str],
     settings: str,
     summaries: Mapping[str, dict[str, Any]],
+    families: Mapping[str, Sequence[str]],
     log: Sequence[Mapping[str, Any]],
     examples: Iterable[Example],
 ) -> Path:
     """The path of report.html in `folder`; results.json lies beside it.
 
-    `facts` are short statements for the head of the page, `settings` the resolved config as text, `log` the entries of the training log.
+    `facts` are short statements for the head of the page, `settings` the resolved config as text, `families` the systems by
+    what they are at several rates, `log` the entries of the training log.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("audiotok.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -64,22 +67,44 @@ def write(
         data.append(
             {"id": example.id, "text": example.text, "systems": {version.system: dict(version.row) for version in example.versions}}
         )
+    colours = {system: index % COLOURS for index, names in enumerate(families.values()) for system in names}
+    rate_panels = rates.panels(summaries, families)
     page = environment.get_template("report.html.j2").render(
         recipe=recipe,
         facts=facts,
         settings=settings,
         summaries=summaries,
+        judges=_judges(summaries),
         table=_table(summaries),
+        colours=colours,
+        families=families,
+        rate_panels=rate_panels,
+        rated={point.system for panel in rate_panels for family in panel.families for point in family.points},
         panels=curves.panels(log),
         chart={name: getattr(curves, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")},
         examples=drawn,
     )
     with files.whole_file(folder / PAGE) as partial:
         partial.write_text(page, encoding="utf-8")
+    figure = [panel.data() for panel in rate_panels]
     files.write_json(
-        folder / results.RESULTS, {"recipe": recipe, "facts": facts, "systems": summaries, "training": list(log), "examples": data}
+        folder / results.RESULTS,
+        {"recipe": recipe, "facts": facts, "systems": summaries, "rates": figure, "training": list(log), "examples": data},
     )
     return folder / PAGE
+
+
+def _judges(summaries: Mapping[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """(metric, who judged it); the systems are named where it was not the same for all."""
+    by_metric: dict[str, dict[str, list[str]]] = {}
+    for system, summary in summaries.items():
+        for metric, judge in summary["judges"].items():
+            by_metric.setdefault(metric, {}).setdefault(judge, []).append(system)
+    return [
+        (metric if len(judges) == 1 else f"{metric} of {', '.join(systems)}", judge)
+        for metric, judges in by_metric.items()
+        for judge, systems in judges.items()
+    ]
 
 
 def _table(summaries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

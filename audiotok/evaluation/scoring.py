@@ -1,11 +1,13 @@
-"""Utterances in, one row of scores each out, in Parquet; a killed run goes on where it stopped.
+"""Utterances in, one row of scores each out, in Parquet; a killed run goes on where it stopped, worker processes share the work.
 
 A row: id, text, speaker, language, seconds; a column for each number (a ratio also has NAME_numerator and NAME_denominator) and each text
 of each metric; and for each metric METRIC_failed and METRIC_skipped, the reason where there is no score.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain, islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audiotok.data.manifests import load_cuts
+from audiotok.data.workers import Workers
+from audiotok.evaluation import sources
 from audiotok.evaluation.metric import Column, Metric, MetricFailure, NotApplicable, Ratio, Utterance, Value
 from audiotok.files import whole_file
 
@@ -20,11 +25,13 @@ SCORES = "utterances.parquet"
 CHUNK = 16  # utterances whose scores a kill can lose
 
 Pair = tuple[Utterance, Utterance]
+Row = dict[str, Any]
+Task = tuple[Path | None, str]  # the folder of a system's audio (None: the recordings themselves), the id of an utterance
 
 
-def score(metrics: Mapping[str, Metric], reference: Utterance, estimate: Utterance) -> dict[str, Any]:
+def score(metrics: Mapping[str, Metric], reference: Utterance, estimate: Utterance) -> Row:
     """The row of one utterance."""
-    row: dict[str, Any] = {
+    row: Row = {
         "id": reference.id,
         "text": reference.text,
         "speaker": reference.speaker,
@@ -78,29 +85,63 @@ def score_all(
     metrics: Mapping[str, Metric],
     *,
     folder: Path,
+    system: Path | None = None,
+    workers: Workers | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pa.Table:
     """The rows of all `ids`, in their order, also written to `folder`/utterances.parquet.
 
     Chunks of `CHUNK` utterances are written as they are scored, each whole or absent; what `folder` holds of an earlier run with the same
-    metrics is not scored again. `progress` is told how many more utterances are done.
+    metrics is not scored again. `workers` (of `scorer`, which are told the folder of the `system`) take over as soon as they are ready; the
+    rows are the same. `progress` is told how many more utterances are done.
     """
     columns, chunks = schema(metrics), folder / "chunks"
     if (folder / SCORES).exists():
         shutil.rmtree(chunks, ignore_errors=True)  # of a run killed between the two
         progress(len(ids))
         return pq.read_table(folder / SCORES)
-    for start in range(0, len(ids), CHUNK):
-        chunk_ids, path = ids[start : start + CHUNK], chunks / f"{start:08d}.parquet"
-        if not path.exists():
-            rows = [score(metrics, *load(id)) for id in chunk_ids]
-            _write(path, pa.Table.from_pylist(rows, schema=columns))
-        progress(len(chunk_ids))
+    paths = {chunks / f"{start:08d}.parquet": ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)}
+    missing = {path: chunk_ids for path, chunk_ids in paths.items() if not path.exists()}
+    progress(len(ids) - sum(map(len, missing.values())))
+    rows = _told(progress, _rows(chain(*missing.values()), load, metrics, system=system, workers=workers))
+    for path, chunk_ids in missing.items():
+        _write(path, pa.Table.from_pylist(list(islice(rows, len(chunk_ids))), schema=columns))
     scored = [pq.read_table(path) for path in sorted(chunks.glob("*.parquet"))]
     table = pa.concat_tables([columns.empty_table(), *scored])  # a system that spoke nothing has no chunk
     _write(folder / SCORES, table)
     shutil.rmtree(chunks, ignore_errors=True)
     return table
+
+
+def _rows(
+    ids: Iterable[str], load: Callable[[str], Pair], metrics: Mapping[str, Metric], *, system: Path | None, workers: Workers | None
+) -> Iterator[Row]:
+    """In order: by this process until the workers are ready, then by them."""
+    coming = iter(ids)
+    while workers is None or not workers.ready():
+        if (id := next(coming, None)) is None:
+            return
+        yield score(metrics, *load(id))
+    yield from workers.map((system, id) for id in coming)
+
+
+def _told(progress: Callable[[int], None], rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        progress(1)
+        yield row
+
+
+def scorer(make: Callable[[], Mapping[str, Metric]], manifests: Path) -> Callable[[Task], Row]:
+    """What a worker process does: load an utterance and its recording and score it with the metrics that it made."""
+    metrics, recordings = make(), sources.Recordings(load_cuts(manifests, "test"))
+    folder = cache(sources.AudioFolder)
+
+    def row(task: Task) -> Row:
+        system, id = task
+        reference = recordings.load(id)
+        return score(metrics, *sources.pair(reference, reference if system is None else folder(system).load(id)))
+
+    return row
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lhotse import CutSet, MonoCut
 
 from audiotok import audio, files
+from audiotok.data.costs import COSTS
+from audiotok.data.resynthesis import SYSTEM
 from audiotok.evaluation.metric import JUDGE_RATE, Utterance
 
 UTTERANCES = "utterances.jsonl"
@@ -51,6 +54,12 @@ class AudioFolder:
         else:
             contents[files.RECORD] = files.file_digest(self.path / files.RECORD)
         return files.fingerprint(contents)
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What system.json and costs.json say; empty where there is neither. Not part of the fingerprint: they are not heard."""
+        found = [self.path / name for name in (SYSTEM, COSTS) if (self.path / name).exists()]
+        return {key: value for path in found for key, value in files.read_json(path).items()}
 
     def load(self, id: str) -> Utterance:
         """The utterance at the sample rate it was written with."""

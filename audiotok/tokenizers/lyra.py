@@ -24,6 +24,7 @@ HOP = 320  # samples
 MEMORY = 48 + 16 * (2 + 6 + 18 + 5) + 80 * (2 + 6 + 18 + 2) + 160 * (2 + 6 + 18 + 2) + 320 * 2
 NUM_STAGES = 46
 STAGE_SIZE = 16
+NUM_PARAMETERS = 670_640 + 46 * 16 * 64 + 671_601  # constants of the encoder, codebooks, constants of the decoder
 DIGESTS = {  # SHA-256 of lyra/model_coeffs in google/lyra 1.3.2
     "soundstream_encoder.tflite": "237da0b16226fb0a68d49551c81bebf614e42142af72764448359f68581e88f1",
     "quantizer.tflite": "841ee05989687d32d1f616a8ad1419fc7eda37599d3c05c7cf5a0d60ccf8ac5c",
@@ -36,6 +37,8 @@ class Lyra:
 
     The codes of the first n stages do not depend on `num_stages`. Audio past the last whole frame is completed with zeros.
     """
+
+    num_parameters = NUM_PARAMETERS
 
     def __init__(self, folder: str | Path | None, *, num_stages: int) -> None:
         """Raises ValueError where the weights are absent or not those of google/lyra 1.3.2."""

@@ -77,7 +77,7 @@ def test_marked_words_put_together_are_what_was_meant_and_what_was_heard():
 
 def test_the_rates_are_those_of_jiwer_on_what_the_recogniser_heard(words, wav_16k):
     values = words(utterance(wav_16k), utterance(wav_16k))
-    assert values["heard"] == words.transcribe(utterance(wav_16k), language="en")  # the same a second time
+    assert values["heard"] == words.recogniser.hear(wav_16k.numpy(), language="en")  # the same a second time
     assert values["words_meant"] == "you do not mean that you thought me so silly"
     for name, rate in (("wer", jiwer.wer), ("cer", jiwer.cer)):
         assert values[name].numerator / values[name].denominator == rate(values["words_meant"], values["words_heard"])
@@ -85,7 +85,7 @@ def test_the_rates_are_those_of_jiwer_on_what_the_recogniser_heard(words, wav_16
 
 
 def test_what_is_heard_word_for_word_has_no_errors(words, wav_16k):
-    heard = words.transcribe(utterance(wav_16k), language="en")
+    heard = words.recogniser.transcript(utterance(wav_16k), language="en")
     values = words(utterance(wav_16k, words=heard), utterance(wav_16k))
     assert values["wer"].numerator == values["cer"].numerator == 0
 
@@ -98,6 +98,42 @@ def test_what_the_recogniser_cannot_know_is_not_applicable(words, language, mean
     given = utterance(torch.zeros(16000), language=language, words=meant)
     with pytest.raises(NotApplicable, match=reason):
         words(given, given)
+
+
+@pytest.fixture(scope="module")
+def words_lost(words):
+    return text.WordsLost("tiny.en", device="cpu", compute_type="float32", threads=1, tokens_per_second=10)
+
+
+def test_words_lost_are_counted_against_what_is_heard_in_the_recording_not_against_its_text(words, words_lost, wav_16k):
+    recording, half = utterance(wav_16k, words="SOMETHING ELSE ALTOGETHER"), utterance(wav_16k[: len(wav_16k) // 2])
+    before, after = (
+        text.normalise(words.recogniser.hear(spoken.wav_T.numpy(), language="en"), language="en") for spoken in (recording, half)
+    )
+    values = words_lost(recording, half)
+    assert values["words_before"] == before
+    errors = values["dwer"]
+    assert (errors.numerator, errors.denominator) == (slow_distance(before.split(), after.split()), len(before.split()))
+    assert errors.numerator > 0
+    assert words_lost(recording, recording)["dwer"].numerator == 0
+
+
+def test_words_lost_need_no_text_but_words_in_the_recording_and_a_language_that_is_known(words_lost, wav_16k, monkeypatch):
+    assert "dwer" in words_lost(utterance(wav_16k, words=None), utterance(wav_16k))
+    with monkeypatch.context() as patched, pytest.raises(NotApplicable, match="hears no words in the recording"):
+        patched.setattr(words_lost.recogniser, "hear", lambda wav_T, language: " ...")
+        words_lost(utterance(0.25 * wav_16k), utterance(0.25 * wav_16k))
+    with pytest.raises(NotApplicable, match="only English"):
+        words_lost(utterance(wav_16k, language="de"), utterance(wav_16k))
+
+
+def test_metrics_share_one_recogniser_and_a_sound_is_heard_once(words, words_lost, wav_16k, monkeypatch):
+    assert words_lost.recogniser is words.recogniser
+    heard = []
+    monkeypatch.setattr(words.recogniser, "hear", lambda wav_T, language: heard.append(len(wav_T)) or "some words")
+    recording, estimate = utterance(0.5 * wav_16k), utterance(0.5 * wav_16k[:-100])
+    words(recording, estimate), words_lost(recording, estimate), words(recording, recording)
+    assert heard == [len(wav_16k) - 100, len(wav_16k)]
 
 
 def test_silence_is_heard_and_counted_not_refused(words, wav_16k):

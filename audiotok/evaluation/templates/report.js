@@ -22,7 +22,7 @@ for (const version of all(".version")) {
 }
 
 // The value of each line at the step under the pointer.
-for (const panel of all(".panel")) {
+for (const panel of all(".panel[data-lines]")) {
   const lines = JSON.parse(panel.dataset.lines);
   const [svg, cursor, output] = ["svg", ".cursor", "output"].map((selector) => panel.querySelector(selector));
   const steps = lines.flatMap((line) => line.steps);
