@@ -17,10 +17,10 @@ class TrainableProduct(nn.Module):
     share `dropout` of the utterances the later parts are not heard: the first ones are to decode by themselves.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], *, dim: int, dropout: float) -> None:
+    def __init__(self, parts: Sequence[Any], *, dim: int, dropout: float) -> None:
         super().__init__()
         self.parts: Any = nn.ModuleList(parts)
-        self.dims = [int(part.dim) for part in self.parts]
+        self.dims: list[int] = [part.dim for part in parts]
         self.dim = dim
         self.dropout = dropout
         if sum(self.dims) != dim:

@@ -19,12 +19,12 @@ from audiotok.nn.istft import InverseSTFT
 from audiotok.tokenizers import quantisers, weights
 from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, check_codes, decode_rows, encode_rows
+from audiotok.tokenizers.encoders import LEVEL, PooledMelEncoder, WaveEncoder
 from audiotok.tokenizers.exact import RowsAlike
 from audiotok.tokenizers.mel import LogMel
 from audiotok.types import TokenSpec
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-LEVEL = 2.0  # minus the usual log10 magnitude of a mel band of speech
 
 
 class MelEncoder(nn.Module):
@@ -108,7 +108,7 @@ class WaveDecoder(nn.Module):
         return self.head(self.norm(self.blocks(hidden_BND)))
 
 
-ENCODERS = {"mel": MelEncoder}
+ENCODERS = {"mel": MelEncoder, "pooled_mel": PooledMelEncoder, "wave": WaveEncoder}
 
 
 class CodecNetwork(nn.Module):
@@ -213,8 +213,9 @@ def located(path: str | Path) -> Path:
 
 def load_network(folder: Path) -> CodecNetwork:
     """The network that `save_network` wrote."""
-    settings = read_settings(folder)
-    return weights.filled(lambda: CodecNetwork.of(settings), folder / WEIGHTS)
+    network = CodecNetwork.of(read_settings(folder))
+    weights.load(network, folder / WEIGHTS)
+    return network
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

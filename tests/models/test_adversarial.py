@@ -1,5 +1,6 @@
+import learning
 import pytest
-import tiny_codecs
+import small_codec
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +17,12 @@ WEIGHTS = {"mel": 1.0, "stft": 1.0, "adversarial": 0.1, "matching": 1.0}
 
 @pytest.fixture
 def batch(wav_16k: Tensor) -> Crops:
-    return Crops(tiny_codecs.crops(wav_16k, batch=4, samples=6400))
+    return Crops(small_codec.crops(wav_16k, number=4, samples=6400))
 
 
 def adversarial(codec: CodecModel, **options) -> AdversarialCodec:
     options = {"balance": WeightedSum(WEIGHTS), "kind": "hinge", "update_share": 1.0, "quiet_steps": 0} | options
-    return AdversarialCodec(codec=codec, adversary=tiny_codecs.adversary(), **options)
+    return AdversarialCodec(codec=codec, adversary=learning.adversary(), **options)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
@@ -65,7 +66,7 @@ def test_losses_are_those_of_the_papers() -> None:
 
 
 def test_one_backward_gives_each_side_the_gradient_of_its_own_loss_alone(batch: Crops) -> None:
-    model = adversarial(tiny_codecs.codec()).train()
+    model = adversarial(small_codec.model()).train()
     model.loss(batch)[0].backward()
     found = gradients(model)
     model.zero_grad()
@@ -84,15 +85,15 @@ def test_one_backward_gives_each_side_the_gradient_of_its_own_loss_alone(batch: 
 
 
 def test_quiet_discriminators_learn_and_are_not_heard_until_their_time(batch: Crops) -> None:
-    model = adversarial(tiny_codecs.codec(), quiet_steps=2)
-    seen = tiny_codecs.descend(model, batch, steps=3, rate=1e-3)
+    model = adversarial(small_codec.model(), quiet_steps=2)
+    seen = learning.descend(model, batch, steps=3, rate=1e-3)
     assert ["adversarial" in parts for parts in seen] == [False, False, True]
     assert all("discriminator" in parts for parts in seen)
     assert model.state_dict()["steps"] == 3
 
 
 def test_discriminators_learn_in_their_share_of_the_steps(batch: Crops) -> None:
-    model = adversarial(tiny_codecs.codec(), update_share=0.5)
+    model = adversarial(small_codec.model(), update_share=0.5)
     small = Crops(batch.wav_BT[:1, :3200])
     learnt = 0
     for step in range(24):
@@ -103,30 +104,30 @@ def test_discriminators_learn_in_their_share_of_the_steps(batch: Crops) -> None:
 
 @pytest.mark.parametrize("kind", ["hinge", "least_squares"])
 def test_discriminators_come_to_tell_speech_from_a_codec_that_stands_still(batch: Crops, kind: str) -> None:
-    codec = tiny_codecs.codec().requires_grad_(False)
-    seen = tiny_codecs.descend(adversarial(codec, kind=kind), batch, steps=45, rate=1e-2)
+    codec = small_codec.model().requires_grad_(False)
+    seen = learning.descend(adversarial(codec, kind=kind), batch, steps=45, rate=1e-2)
     assert seen[-1]["discriminator"] < 0.8 * seen[0]["discriminator"]
 
 
 def test_a_codec_against_adversaries_comes_nearer_to_speech(batch: Crops) -> None:
     shares = Balancer(WEIGHTS, total_norm=1.0, decay=0.99)
-    seen = tiny_codecs.descend(adversarial(tiny_codecs.codec(), balance=shares), batch, steps=40, rate=3e-3)
+    seen = learning.descend(adversarial(small_codec.model(), balance=shares), batch, steps=40, rate=3e-3)
     assert seen[-1]["mel"] < 0.7 * seen[0]["mel"]
 
 
 def exported(folder, batch: Crops) -> Codec:
     """A codec after a few steps, in a folder."""
-    codec = tiny_codecs.codec(quantiser=tiny_codecs.residual(dropout=0.5))
-    tiny_codecs.descend(codec, batch, steps=5, rate=1e-3)
+    codec = small_codec.model(quantiser=small_codec.trainable_residual(dropout=0.5))
+    learning.descend(codec, batch, steps=5, rate=1e-3)
     codec.export(folder)
     return Codec.from_pretrained(folder)
 
 
 def test_a_frozen_codec_keeps_its_codes_and_betters_its_sound(batch: Crops, tmp_path) -> None:
     before = exported(tmp_path / "a", batch)
-    model = adversarial(trained_codec(str(tmp_path / "a"), distance=tiny_codecs.distance(), dropout=0.0))
+    model = adversarial(trained_codec(str(tmp_path / "a"), distance=small_codec.distance(), dropout=0.0))
     state = {name: value.clone() for name, value in model.codec.state_dict().items() if not name.startswith("decoder.")}
-    seen = tiny_codecs.descend(model, batch, steps=25, rate=3e-3)
+    seen = learning.descend(model, batch, steps=25, rate=3e-3)
     assert seen[-1]["mel"] < 0.9 * seen[0]["mel"]
     assert all(torch.equal(model.codec.state_dict()[name], value) for name, value in state.items())
     model.export(tmp_path / "b")
@@ -138,7 +139,7 @@ def test_a_frozen_codec_keeps_its_codes_and_betters_its_sound(batch: Crops, tmp_
 
 def test_a_frozen_quantiser_gives_what_the_exported_codec_decodes(batch: Crops, tmp_path) -> None:
     codec = exported(tmp_path / "a", batch)
-    model = trained_codec(str(tmp_path / "a"), distance=tiny_codecs.distance(), dropout=1.0).eval()
+    model = trained_codec(str(tmp_path / "a"), distance=small_codec.distance(), dropout=1.0).eval()
     codes_BKN, lengths_B = codec.encode(batch.wav_BT, torch.full((4,), 6400))
     torch.testing.assert_close(model(batch.wav_BT).wav_BT.clamp(-1, 1), codec.decode(codes_BKN, lengths_B)[0], rtol=1e-3, atol=1e-4)
 
@@ -156,10 +157,10 @@ def test_a_frozen_quantiser_with_dropout_gives_prefixes_of_the_codebooks(batch: 
 
 
 def test_training_goes_on_from_a_checkpoint_as_a_whole_or_frozen(batch: Crops, tmp_path) -> None:
-    trained = tiny_codecs.codec()
-    tiny_codecs.descend(trained, batch, steps=3, rate=1e-3)
+    trained = small_codec.model()
+    learning.descend(trained, batch, steps=3, rate=1e-3)
     weights.save(trained, tmp_path / "ema.safetensors")
-    codec = from_checkpoint(tiny_codecs.codec(seed=1), str(tmp_path)).eval()
+    codec = from_checkpoint(small_codec.model(seed=1), str(tmp_path)).eval()
     torch.testing.assert_close(codec(batch.wav_BT).wav_BT, trained.eval()(batch.wav_BT).wav_BT)
     alone = frozen(codec, dropout=0.0)
     assert {name.split(".")[0] for name, weight in alone.named_parameters() if weight.requires_grad} == {"decoder"}
@@ -167,6 +168,6 @@ def test_training_goes_on_from_a_checkpoint_as_a_whole_or_frozen(batch: Crops, t
 
 
 def test_a_checkpoint_of_another_codec_is_refused(tmp_path) -> None:
-    weights.save(tiny_codecs.codec(), tmp_path / "ema.safetensors")
+    weights.save(small_codec.model(), tmp_path / "ema.safetensors")
     with pytest.raises(ValueError, match="another network"):
-        from_checkpoint(tiny_codecs.codec(quantiser=tiny_codecs.residual(num_codebooks=2)), str(tmp_path))
+        from_checkpoint(small_codec.model(quantiser=small_codec.trainable_residual(num_codebooks=2)), str(tmp_path))

@@ -3,8 +3,9 @@
 from collections import Counter
 from itertools import pairwise
 
+import learning
 import pytest
-import tiny_codecs
+import small_codec
 import torch
 from scipy.stats import norm
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from audiotok.tokenizers import quantisers
 from audiotok.tokenizers.codec import Codec
 from audiotok.tokenizers.quantisers import DimensionWise, MultiScaleCodebooks, ProductCodebooks, ResidualCodebooks
 
-DIM = tiny_codecs.DIM
+DIM = small_codec.DIM
 
 
 def multi_scale(**options) -> TrainableMultiScale:
@@ -43,8 +44,8 @@ def continuous(*, levels: int = 16) -> TrainableContinuous:
 
 
 MAKE = {
-    "residual": tiny_codecs.residual,
-    "single": lambda: tiny_codecs.residual(num_codebooks=1),
+    "residual": small_codec.trainable_residual,
+    "single": lambda: small_codec.trainable_residual(num_codebooks=1),
     "scalar": lambda: TrainableScalar(dim=DIM, levels=[5, 4, 3]),
     "multi_scale": multi_scale,
     "product": product,
@@ -237,14 +238,14 @@ def test_gradients_pass_to_the_encoder(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MAKE))
 def test_a_codec_learns_real_speech_through_it_and_is_exported_whole(kind: str, wav_16k: Tensor, tmp_path) -> None:
-    batch = Crops(tiny_codecs.crops(wav_16k, batch=4, samples=6400))
-    codec = tiny_codecs.codec(quantiser=MAKE[kind]())
-    seen = tiny_codecs.descend(codec, batch, steps=30, rate=5e-3)
+    batch = Crops(small_codec.crops(wav_16k, number=4, samples=6400))
+    codec = small_codec.model(quantiser=MAKE[kind]())
+    seen = learning.descend(codec, batch, steps=30, rate=5e-3)
     assert seen[-1]["mel"] < 0.7 * seen[0]["mel"]
     codec.export(tmp_path)
     tokenizer = Codec.from_pretrained(tmp_path)
     stride = tokenizer.network.quantiser.stride
-    assert tokenizer.spec.hop == tiny_codecs.HOP * stride
+    assert tokenizer.spec.hop == small_codec.HOP * stride
     lengths_B = torch.tensor([6400, 3300, 6400, 6001])
     codes_BKN, frames_B = tokenizer.encode(batch.wav_BT, lengths_B)
     assert frames_B.tolist() == [tokenizer.spec.num_frames(length) for length in lengths_B.tolist()]
