@@ -26,7 +26,7 @@ from audiotok.stages import paths
 from audiotok.tokenizers.base import WaveformCodec
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
-WORTH_WORKERS = 5.0  # seconds: what takes no longer is done before worker processes have started
+WORTH_WORKERS = 1.0  # seconds: starting a process costs two, but where there is nothing left to do they are not waited for
 
 
 def run(cfg: DictConfig) -> None:

@@ -108,9 +108,14 @@ class Encodec:
             return CausalStream(self.network, spec=self.spec, bandwidth=self.bandwidth)
         return Windowed(self, block=int(self.network.segment_length / self.spec.hop))
 
+    def _on(self, device: torch.device) -> Any:
+        if next(self.network.parameters()).device != device:  # asking all 300 modules takes as long as 0.2 s of speech
+            self.network.to(device)
+        return self.network
+
     @torch.no_grad()
     def _encode(self, wav_T: Tensor) -> Tensor:
-        network = self.network.to(wav_T.device)
+        network = self._on(wav_T.device)
         segments = wav_T.expand(1, network.channels, -1).split(network.segment_length or len(wav_T), dim=2)
         return torch.cat([self._segment_codes(segment_1CT) for segment_1CT in segments], dim=1)
 
@@ -122,7 +127,7 @@ class Encodec:
 
     @torch.no_grad()
     def _decode(self, codes_KN: Tensor) -> Tensor:
-        network = self.network.to(codes_KN.device)
+        network = self._on(codes_KN.device)
         num_frames = codes_KN.shape[1] if network.segment is None else int(network.segment_length / self.spec.hop)
         scale = None if self.level is None else torch.full((1, 1), self.level, device=codes_KN.device)
         wav_1CT = network.decode([(segment_KN[None], scale) for segment_KN in codes_KN.split(num_frames, dim=1)])

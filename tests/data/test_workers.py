@@ -85,6 +85,17 @@ def test_a_process_that_is_killed_or_fails_ends_the_run_with_how_it_ended(capfd:
     assert "no such weights" in capfd.readouterr().err
 
 
+def environment() -> Callable[[str], str | None]:
+    return os.environ.get
+
+
+def test_processes_keep_freed_memory_unless_the_user_has_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    with started(environment, num=1) as workers:
+        assert list(workers.map(["MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"])) == ["7", str(2**40)]
+    assert os.environ["MALLOC_MMAP_MAX_"] == "7" and "MALLOC_TRIM_THRESHOLD_" not in os.environ
+
+
 def test_nothing_is_started_before_it_is_worth_it() -> None:
     with Workers(squares, num=2, after=60.0) as workers:
         assert not workers.ready() and not workers.ready() and workers.pids == []
