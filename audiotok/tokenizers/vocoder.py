@@ -98,7 +98,8 @@ class Vocoded:
         """
         folder = located(path)
         settings = read_settings(folder)
-        network = weights.filled(lambda: VocoderNetwork.of(settings), folder / WEIGHTS)
+        network = VocoderNetwork.of(settings)
+        weights.load(network, folder / WEIGHTS)
         return cls(tokenizer, network, made_for=settings.get("made_for"), voice=voice)
 
     @property

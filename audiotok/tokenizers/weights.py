@@ -1,9 +1,7 @@
 """Weights in safetensors files, and what was in them when they made codes."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from audiotok import files
 
 ROUNDED, SCALE = ".int8", ".scale"
-N = TypeVar("N", bound=nn.Module)
 
 
 def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
@@ -49,19 +46,6 @@ def load(network: nn.Module, path: Path) -> None:
     state = _read(path)
     _refuse_other(network, state, path)
     network.load_state_dict(state)
-
-
-def filled(make: Callable[[], N], path: Path) -> N:
-    """The network that `make` makes, filled as by `load`.
-
-    It is made without memory first, so that sizes which are not the file's are refused before any is taken for them.
-    """
-    state = _read(path)
-    with torch.device("meta"):
-        _refuse_other(make(), state, path)
-    network = make()
-    network.load_state_dict(state)
-    return network
 
 
 def _read(path: Path) -> dict[str, Tensor]:
