@@ -4,6 +4,8 @@ Each takes hidden_BND, N a multiple of the stride, and gives N / stride frames. 
 and hears `around` more on either side, zeros beyond the ends. All is linear layers and sums of shifted products.
 """
 
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ class AntiAliased(nn.Module):
         if lobes < 1:
             raise ValueError(f"anti-aliased pooling: the filter spans at least one output frame to each side; got lobes={lobes}")
         self.stride = stride
-        self.around = (2 * lobes - 1) * stride // 2 + ((2 * lobes - 1) * stride % 2)
+        self.around = ceil(lobes * stride - (stride - 1) / 2) - 1  # the outermost taps that are not zero
         place = torch.arange(-self.around, stride + self.around, dtype=torch.float64) - (stride - 1) / 2
         inside = (place / (lobes * stride)).clamp(-1, 1)
         taps = torch.sinc(place / stride) * torch.cos(torch.pi / 2 * inside).square()
