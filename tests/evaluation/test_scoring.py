@@ -1,12 +1,20 @@
 """Rows, their resumption, and what a summary makes of them. The judges here are small, so that they can fail on order."""
 
+import time
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hydra.utils import instantiate
+from tiny import shortest_transcribed
 
-from audiotok.evaluation import results, scoring, table
+from audiotok import audio, files
+from audiotok.data import manifests
+from audiotok.data.workers import Workers
+from audiotok.evaluation import results, scoring, sources, table
 from audiotok.evaluation.metric import Column, MetricFailure, NotApplicable, Ratio, Utterance
 from audiotok.evaluation.results import summarise
 from audiotok.evaluation.scoring import CHUNK, score_all
@@ -111,6 +119,46 @@ def test_a_killed_run_goes_on_and_scores_no_finished_chunk_again(tmp_path, kille
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("undisturbed", "killed")]
     assert names == [{scoring.SCORES}] * 2
     assert pq.read_table(tmp_path / "killed" / scoring.SCORES).equals(undisturbed)
+
+
+def recorded(folder: Path, speech: Path) -> tuple[Path, Path, list[str]]:
+    """Manifests of four recordings, the folder of a system that halves them, and the ids."""
+    rows = shortest_transcribed(speech, 4)
+    recordings = [manifests.Utterance(f"r{index}", speech / row["path"], row["text"], "x", "en") for index, row in enumerate(rows)]
+    (folder / "manifests").mkdir()
+    manifests.write_manifests(folder / "manifests", {"test": recordings}, max_rejected=0, max_seconds=60, workers=1)
+    for recording in recordings:
+        wav_T, rate = audio.read(str(recording.sound))
+        audio.write(folder / "halved" / f"{recording.id}.wav", wav_T[: len(wav_T) // 2], rate)
+    said = [{"id": recording.id, "path": f"{recording.id}.wav", "text": "", "speaker": "x", "language": "en"} for recording in recordings]
+    files.write_jsonl(folder / "halved" / "utterances.jsonl", said)
+    return folder / "manifests", folder / "halved", [recording.id for recording in recordings]
+
+
+def test_worker_processes_give_the_same_rows_in_the_same_order_whenever_they_take_over(tmp_path, speech):
+    folder, system, ids = recorded(tmp_path, speech)
+    make = partial(instantiate, {"delay": {"_target_": "audiotok.evaluation.reconstruction.Delay", "max_delay": 0.1}})
+    alone = scoring.scorer(make, folder)
+    here = {system_folder: [alone((system_folder, id)) for id in ids] for system_folder in (None, system)}
+    assert [row["seconds"] * 2 for row in here[system]] == pytest.approx([row["seconds"] for row in here[None]], abs=1e-3)
+
+    def load(id: str) -> scoring.Pair:
+        taken_here.append(id)
+        reference = sources.Recordings(manifests.load_cuts(folder, "test")).load(id)
+        return sources.pair(reference, sources.AudioFolder(system).load(id))
+
+    with Workers(partial(scoring.scorer, make, folder), num=2, after=0.0) as workers:
+        for name in ("early", "late"):
+            taken_here: list[str] = []
+            done: list[int] = []
+            told = {"folder": tmp_path / name, "system": system, "workers": workers, "progress": done.append}
+            rows = score_all(ids, load, make(), **told)
+            assert rows.to_pylist() == score_all(ids, load, make(), folder=tmp_path / f"{name} alone").to_pylist()
+            assert [row["seconds"] for row in rows.to_pylist()] == [row["seconds"] for row in here[system]]
+            assert sum(done) == len(ids)
+            while not workers.ready():
+                time.sleep(0.01)
+            assert name == "early" or taken_here == ids  # only by the run that had no workers
 
 
 def test_a_finished_table_is_not_scored_again(tmp_path):
