@@ -94,3 +94,14 @@ def test_resynthesis_compares_tokenizers_on_one_page(tmp_path: Path, speech: Pat
     run("egs/prompts/resynthesis/run.sh", *settings, log=tmp_path / "log", tokenizers="dmel")
     scores = json.loads((tmp_path / "exp/prompts/resynthesis/evaluation/results.json").read_text())
     assert {"recordings", "dmel"} <= set(scores["systems"])
+
+
+def test_codecs_are_compared_with_their_costs(tmp_path: Path, speech: Path):
+    root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=5)
+    settings = [f"data.root={root}", f"exp_root={tmp_path}/exp", "select.min_words=1", "select.max_utterances=1", "evaluate.bootstrap=50"]
+    run("egs/speech/resynthesis/run.sh", *settings, log=tmp_path / "log", codebooks="", tokenizers="dmel")
+    results = json.loads((tmp_path / "exp/speech/resynthesis/report/results.json").read_text())
+    assert set(results["systems"]) == {"recordings", "dmel"}
+    asked = {"bits_per_second", "pesq", "stoi", "speaker_similarity", "dnsmos_ovrl", "wer", "dwer", "real_time_factor"}
+    for system in results["systems"].values():
+        assert asked <= {column["name"] for column in system["columns"]}

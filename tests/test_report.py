@@ -173,6 +173,23 @@ def test_a_page_of_earlier_scores_is_drawn_anew_and_one_told_otherwise_is_refuse
         report_stage.run(changed)
 
 
+def test_a_system_that_comes_later_is_all_that_is_scored(cfg, printed, tmp_path, capsys):
+    changed = cfg.copy()
+    changed.exp_dir = str(tmp_path / "exp")
+    shutil.copytree(cfg.exp_dir, changed.exp_dir)
+    shutil.copytree(paths.audio(changed) / "noisy", paths.audio(changed) / "louder")
+    scores = [paths.evaluation(changed) / name / "utterances.parquet" for name in ("recordings", "noisy", "silent")]
+    before = [path.stat().st_mtime_ns for path in scores]
+    evaluate.run(changed)
+    said = capsys.readouterr().out
+    assert [name for name in ("recordings", "noisy", "silent", "louder") if f"{name} is scored already" in said] == [
+        path.parent.name for path in scores
+    ]
+    assert [path.stat().st_mtime_ns for path in scores] == before
+    noisy, louder = (results.read(paths.evaluation(changed))[name]["columns"] for name in ("noisy", "louder"))
+    assert louder == noisy
+
+
 def test_other_metrics_stop_and_name_what_differs(cfg, page):
     changed = cfg.copy()
     changed.evaluate.bootstrap = 7
