@@ -31,7 +31,7 @@ class AntiAliased(nn.Module):
     The filter is a windowed sinc of `lobes` output frames to each side, with its cut-off at half the output's rate; nothing is learnt.
     """
 
-    taps: Tensor
+    weights: Tensor
 
     def __init__(self, width: int, *, stride: int, lobes: int) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class AntiAliased(nn.Module):
         place = torch.arange(-self.around, stride + self.around, dtype=torch.float64) - (stride - 1) / 2
         inside = (place / (lobes * stride)).clamp(-1, 1)
         taps = torch.sinc(place / stride) * torch.cos(torch.pi / 2 * inside).square()
-        self.register_buffer("taps", (taps / taps.sum()).float(), persistent=False)
+        self.register_buffer("weights", (taps / taps.sum()).float(), persistent=False)
 
     def forward(self, hidden_BND: Tensor) -> Tensor:
         views = shifted(hidden_BND, stride=self.stride, around=self.around)
         total = torch.zeros_like(views[0])
-        for tap, view_BND in zip(self.taps, views):
-            total = torch.addcmul(total, view_BND, tap.to(view_BND.dtype))
+        for weight, view_BND in zip(self.weights, views):
+            total = torch.addcmul(total, view_BND, weight.to(view_BND.dtype))
         return total
 
 

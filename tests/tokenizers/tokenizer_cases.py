@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import optional_codecs
 import pytest
 import small_codec
 import tiny_codecs
@@ -194,6 +195,10 @@ CASES: dict[str, Case] = {
     "codec": Case(partial(codec, "residual"), latent_into="network.decoder"),
     "codec_2_codebooks": Case(partial(codec, "residual", num_codebooks=2), latent_into="network.decoder"),
     "codec_scalar": Case(partial(codec, "scalar"), latent_into="network.decoder"),
+    **{
+        f"codec_{name}": Case(partial(optional_codecs.codec, name), "network.decoder", optional_codecs.latent)
+        for name in optional_codecs.OPTIONS
+    },
     "vocoded_dmel": Case(lambda request: vocoded_dmel(), latent_into="network.decoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
     "vocoded_units": Case(vocoded_units, latent_into="network.decoder"),
     "dmel": Case(lambda request: dmel(), latent_into="vocoder", latent=lambda hidden_KND: hidden_KND[..., 0].T),
