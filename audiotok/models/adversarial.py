@@ -1,18 +1,33 @@
 """A codec against adversaries, in one loss with one backward pass, so that the one training loop serves."""
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from audiotok.models.balancer import Balancer, WeightedSum
-from audiotok.models.codec import CodecModel, Crops
+from audiotok.models.codec import Crops
 from audiotok.models.discriminators import AdversarialLoss, Maps, discriminator_loss, feature_matching, generator_loss
+from audiotok.models.reconstruction import SpectralDistance
+
+
+class Reconstructing(Protocol):
+    """What can be trained against adversaries: a `CodecModel`, or a `VocoderModel`."""
+
+    distance: SpectralDistance
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    def reconstruct(self, wav_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def export(self, folder: Path) -> None: ...
 
 
 class AdversarialCodec(nn.Module):
-    """A codec that learns to sound like speech from discriminators that learn to tell the two apart.
+    """A codec, or a vocoder, that learns to sound like speech from discriminators that learn to tell the two apart.
 
     The loss is the codec's plus the discriminators', each blind to the other's weights: the codec is judged by discriminators whose
     weights are detached, the discriminators by decoded speech that is detached. So one optimiser makes both steps at once.
@@ -25,11 +40,11 @@ class AdversarialCodec(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, *, codec: CodecModel, adversary: nn.Module, balance: WeightedSum | Balancer, kind: AdversarialLoss, update_share: float,
+        self, *, codec: Reconstructing, adversary: nn.Module, balance: WeightedSum | Balancer, kind: AdversarialLoss, update_share: float,
         quiet_steps: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.codec = codec
+        self.codec: Any = codec
         self.adversary = adversary
         self.balance = balance
         self.kind: AdversarialLoss = kind
@@ -44,12 +59,11 @@ class AdversarialCodec(nn.Module):
 
     def loss(self, batch: Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """(the loss, its parts)."""
-        coded = self.codec(batch.wav_BT)
-        real, discriminator = self._learn(batch.wav_BT, coded.wav_BT.detach())
-        audible, parts = self.balance(coded.wav_BT, lambda wav_BT: self._heard(wav_BT, batch.wav_BT, real))
-        hidden = self.codec.latent_losses(batch.wav_BT, coded)
+        wav_BT, hidden = self.codec.reconstruct(batch.wav_BT)
+        real, discriminator = self._learn(batch.wav_BT, wav_BT.detach())
+        audible, parts = self.balance(wav_BT, lambda wav_BT: self._heard(wav_BT, batch.wav_BT, real))
         self.steps += int(self.training)
-        return audible + torch.stack([*hidden.values(), *discriminator.values()]).sum(), parts | hidden | discriminator
+        return sum((*hidden.values(), *discriminator.values()), audible), parts | hidden | discriminator
 
     def export(self, folder: Path) -> None:
         """Write the codec that has been learnt, as `Codec.from_pretrained` reads it."""

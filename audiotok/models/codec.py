@@ -70,10 +70,15 @@ class CodecModel(nn.Module):
         """Hz of the audio it learns from."""
         return self.encoder.sample_rate
 
+    def reconstruct(self, wav_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(wav_BT decoded, the losses of all else)."""
+        coded = self(wav_BT)
+        return coded.wav_BT, self.latent_losses(wav_BT, coded)
+
     def loss(self, batch: Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """(the loss, its parts)."""
-        coded = self(batch.wav_BT)
-        parts = self.distance(coded.wav_BT, batch.wav_BT) | self.latent_losses(batch.wav_BT, coded)
+        wav_BT, hidden = self.reconstruct(batch.wav_BT)
+        parts = self.distance(wav_BT, batch.wav_BT) | hidden
         return torch.stack(list(parts.values())).sum(), parts
 
     def export(self, folder: Path) -> None:

@@ -46,6 +46,10 @@ class VocoderModel(nn.Module):
         speaker_BD = None if self.network.voice is None else self.network.voice(wav_BT)
         return self.network.decoder(latent_BND, speaker_BD=speaker_BD)[:, : wav_BT.shape[1]]
 
+    def reconstruct(self, wav_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(wav_BT, encoded and decoded again; no other losses)."""
+        return self(wav_BT), {}
+
     def loss(self, batch: Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """(the loss, its parts)."""
         parts = self.distance(self(batch.wav_BT), batch.wav_BT)

@@ -18,7 +18,7 @@ def gradient(balance, scale: float = 1.0) -> torch.Tensor:
 
 
 def test_the_gradient_is_each_losss_own_at_its_share_of_the_norm() -> None:
-    # |2x| is 10 and 2: their mean is 6. |(1, 0)| is 1. Shares 3 and 1 of a total of 0.8.
+    # |2x| is 10 and 2: their median is 6. |(1, 0)| is 1. Shares 3 and 1 of a total of 0.8.
     expected = 0.8 * 3 / 4 * 2 * X / 6 + 0.8 * 1 / 4 * torch.tensor([[1.0, 0.0], [1.0, 0.0]]) / 1
     found = gradient(Balancer({"square": 3, "linear": 1}, total_norm=0.8, decay=0.9))
     torch.testing.assert_close(found, expected)
@@ -76,3 +76,9 @@ def test_validation_leaves_the_averages_alone() -> None:
 def test_a_loss_without_a_weight_is_refused_by_name(balance) -> None:
     with pytest.raises(ValueError, match=r"linear.*given for square"):
         balance(X.clone().requires_grad_(), losses(1.0))
+
+
+def test_one_item_with_a_wild_gradient_does_not_rule_the_others() -> None:
+    output = torch.tensor([[1.0], [1.0], [1.0], [1000.0]]).requires_grad_()
+    Balancer({"square": 1}, total_norm=1.0, decay=0.9)(output, lambda x: {"square": x.square().sum()})[0].backward()
+    torch.testing.assert_close(output.grad[:3], torch.ones(3, 1))
