@@ -22,6 +22,8 @@ import torch
 # glibc gives freed activations back to the system and takes them anew, zeroed, for the next layer: a tenth of EnCodec's time
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
+GOODBYE = 2.0  # seconds: what waits for a task ends within them by itself, and gives back the semaphores of its libraries
+
 
 @dataclass
 class _Worker:
@@ -48,6 +50,9 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for worker in self._workers:
             worker.connection.close()
+        for worker in self._workers:
+            if kind is None and worker.ready:
+                worker.process.join(GOODBYE)
             worker.process.terminate()
             worker.process.join()
 

@@ -6,7 +6,7 @@ Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an u
 intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them and with what
 decode says of their costs (bits, parameters, time). A killed run goes on where it stopped, and only what is new is scored.
 Told by: metrics (speech, resynthesis, codec) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap, evaluate.workers (each
-of the processes needs about 1 GB), seed; data and prepare as for prepare.
+of the processes needs about 1.4 GB), seed; data and prepare as for prepare.
 """
 
 from collections.abc import Callable, Mapping
