@@ -19,6 +19,7 @@ from audiotok.tokenizers import codec as module
 from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.codec import Codec, CodecNetwork, save_network
 from audiotok.tokenizers.exact import RowsAlike
+from audiotok.tokenizers.quantisers import FiniteScalar
 
 
 @pytest.fixture
@@ -154,6 +155,19 @@ def test_rows_are_to_the_bit_what_they_are_in_any_company() -> None:
         assert torch.equal(
             rows_ND.view(3, 100, 64) @ rows_ND.view(3, 64, 100), torch.bmm(rows_ND.view(3, 100, 64), rows_ND.view(3, 64, 100))
         )
+
+
+def test_a_code_stands_for_the_same_vector_to_the_bit_whatever_is_asked_with_it() -> None:
+    torch.manual_seed(0)
+    network = CodecNetwork(
+        encoder=small_codec.encoder(dim=64),
+        quantiser=FiniteScalar(levels=[8, 8, 8, 8, 8], dim=64),
+        decoder=small_codec.decoder(dim=64),
+    )
+    codec, codes_11N = Codec(network, num_codebooks=None), torch.randint(32768, (1, 1, 200))
+    hidden_11ND = codec.embed(codes_11N)
+    for number in (1, 2, 3, 64, 100):
+        assert torch.equal(codec.embed(codes_11N[..., 50 : 50 + number]), hidden_11ND[:, :, 50 : 50 + number])
 
 
 # What is no codec
