@@ -58,11 +58,13 @@ class Perturbed(nn.Module):
     The encoder gets the gradient at the latent that was decoded; codebooks and commitment learn from the codes as they were.
     """
 
-    def __init__(self, quantiser: TrainableResidual, corrupt: Corruption) -> None:
+    def __init__(self, quantiser: TrainableResidual, corrupt: Corruption, *, dim: int) -> None:
         super().__init__()
+        if dim != quantiser.dim:
+            raise ValueError(f"perturbed quantiser: a latent of {dim} dimensions, the quantiser takes {quantiser.dim}; they must agree")
         self.quantiser = quantiser
         self.corrupt = corrupt
-        self.dim = quantiser.dim
+        self.dim = dim
 
     def forward(self, latent_BND: Tensor) -> tuple[Tensor, Tensor]:
         """(quantised_BND through which gradients pass, commitment loss)."""

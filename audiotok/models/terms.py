@@ -32,7 +32,7 @@ class SemanticDistillation(nn.Module):
         features: Features = self.features.value
         if features.sample_rate != codec.sample_rate:
             raise ValueError(f"distillation: features of {features.sample_rate} Hz, a codec of {codec.sample_rate} Hz; they must agree")
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(wav_BT.device.type, enabled=False):
             target_BND = torch.stack([features(wav_T) for wav_T in wav_BT.float()])
         ours_BND = self.project(coded.quantised_BND[..., : self.dims].float())
         if target_BND.shape[-1] != ours_BND.shape[-1]:

@@ -65,7 +65,7 @@ def test_a_perturbed_quantiser_hears_the_wrong_codewords_and_passes_the_same_gra
     torch.manual_seed(0)
     inner = small_codec.trainable_residual(decay=1.0, num_codebooks=1)  # codebooks stand still: a decay of 1 learns nothing
     inner.train()(latents())
-    quantiser = Perturbed(inner, NearNeighbours(utterances=1.0, codes=1.0, neighbours=1)).train()
+    quantiser = Perturbed(inner, NearNeighbours(utterances=1.0, codes=1.0, neighbours=1), dim=small_codec.DIM).train()
     ours, theirs = latents().requires_grad_(), latents().requires_grad_()
     wrong_BND, right_BND = quantiser(ours)[0], inner(theirs)[0]
     plain = inner.plain()
@@ -83,7 +83,7 @@ def test_left_out_codebooks_are_not_heard_wrong() -> None:
     torch.manual_seed(0)
     inner = small_codec.trainable_residual(dropout=1.0)
     inner.train()(latents())
-    quantiser = Perturbed(inner, NearNeighbours(utterances=1.0, codes=0.0, neighbours=1)).train()
+    quantiser = Perturbed(inner, NearNeighbours(utterances=1.0, codes=0.0, neighbours=1), dim=small_codec.DIM).train()
     torch.manual_seed(5)
     ours = quantiser(latents())[0]
     again = small_codec.trainable_residual(dropout=1.0)
@@ -117,3 +117,8 @@ def test_a_decoder_that_heard_wrong_codes_in_training_forgives_them_better(wav_1
         with torch.no_grad():
             scores.append(codec.distance(codec(batch.wav_BT).wav_BT, batch.wav_BT)["mel"].item())
     assert scores[1] < 0.97 * scores[0]
+
+
+def test_a_width_that_is_not_the_quantisers_is_refused() -> None:
+    with pytest.raises(ValueError, match="a latent of 8 dimensions, the quantiser takes 16"):
+        Perturbed(small_codec.trainable_residual(), NearNeighbours(utterances=1.0, codes=1.0, neighbours=1), dim=8)
