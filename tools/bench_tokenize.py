@@ -3,10 +3,10 @@
 
     tools/bench_tokenize.py --manifests exp/data/prompts_en-1a2b3c4d --tokenizers dmel kmeans_mel lyra,folder=FOLDER
 
-The corpus (a folder that prepare wrote, all splits) is repeated until the hour is full. What is timed is what the stage does: read,
+The corpus (a folder that prepare wrote, all splits, mixed) is repeated until the hour is full. What is timed is what the stage does: read,
 resample, encode, write the store. Each tokenizer runs in a process of its own, first over a tenth of the time and then over all of it, so
-that the two peaks show whether memory grows with the corpus. A tokenizer that has to be fitted is fitted before, in another process, to
---fit-minutes of audio.
+that the two peaks, and what is held after each tenth of the utterances, show whether memory grows with the corpus. A tokenizer that has to
+be fitted is fitted before, in another process, to --fit-minutes of audio.
 
 A tokenizer is a name in configs/tokenizer, with settings behind commas: encodec_24khz,path=FILE,bandwidth=3.0.
 
@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokenizers", nargs="+", default=[], metavar="NAME[,KEY=VALUE...]")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--fit-minutes", type=float, default=5.0)
-    parser.add_argument("--batch-seconds", type=float, default=60.0)
+    parser.add_argument("--batch-seconds", type=float, default=20.0)
     parser.add_argument("--shard-utterances", type=int, default=32, help="few, so that a tenth of the time fills a shard too")
     parser.add_argument("--threads", type=int, help="of PyTorch in this process while it does not tokenise; its own default otherwise")
     parser.add_argument("--workers", type=int, default=num_cores(), help="processes that tokenise; all cores otherwise")
@@ -121,7 +121,7 @@ def _benchmarked(tokenizer: str) -> Iterator[dict]:
         _output([*again, *mine, "--work", "fit"])
         for share in (0.1, 1.0):
             hours = share * _options().hours
-            yield {"tokenizer": tokenizer, **_output([*again, *mine, "--work", "tokenize", "--hours", str(hours)])}
+            yield {"tokenizer": tokenizer.split(",")[0], **_output([*again, *mine, "--work", "tokenize", "--hours", str(hours)])}
 
 
 def _output(command: Sequence[str]) -> dict:
@@ -163,9 +163,10 @@ def _tokenize(options: argparse.Namespace) -> dict:
         folder = Path(scratch)
         tokenize_cuts(cuts_of(options.manifests, 30 / 3600), tokenizer, folder / "warm", device=device, **sizes)
         loaded = _peak_memory()
-        cuts = cuts_of(options.manifests, options.hours)
+        cuts, memory = list(cuts_of(options.manifests, options.hours)), _Memory()
+        watched = partial(memory.look, len(cuts), workers)
         start = time.perf_counter()
-        failed = tokenize_cuts(cuts, tokenizer, folder / "store", device=device, workers=workers, **sizes)
+        failed = tokenize_cuts(cuts, tokenizer, folder / "store", device=device, workers=workers, progress=watched, **sizes)
         wall = time.perf_counter() - start
         own = _peak_memory()
         about = TokenStore(folder / "store").about()
@@ -179,6 +180,7 @@ def _tokenize(options: argparse.Namespace) -> dict:
         "peak_memory_mib": round(own, 1),
         "warm_memory_mib": round(loaded, 1),
         "worker_peak_memory_mib": round(_peak_memory(resource.RUSAGE_CHILDREN), 1) if workers else None,
+        "memory_mib_by_tenth": memory.tenths,
         "store_mib": round(store_bytes / MIB, 2),
         "bits_per_second": round(tokenizer.spec.bits_per_second, 1),
         "stored_bits_per_second": round(store_bytes * 8 / audio_seconds, 1),
@@ -187,7 +189,7 @@ def _tokenize(options: argparse.Namespace) -> dict:
 
 def cuts_of(manifests: Path, hours: float) -> Iterator[MonoCut]:
     """The corpus over and over, under new ids, until the time is full."""
-    cuts = [cut for split in splits_of(manifests) for cut in load_cuts(manifests, split)]
+    cuts = _mixed(manifests)
     left = hours * 3600
     for repeat in count():
         for cut in cuts:
@@ -201,6 +203,20 @@ def _peak_memory(who: int = resource.RUSAGE_SELF) -> float:
     """MiB that this process, or the largest of those that it has started and that have ended, has held at most."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(who).ru_maxrss * unit / MIB
+
+
+class _Memory:
+    """MiB held after each tenth of the utterances, by this process or by the largest of its workers; empty where there is no /proc."""
+
+    def __init__(self) -> None:
+        self.done, self.tenths = 0, list[float]()
+
+    def look(self, total: int, workers: Workers | None, more: int) -> None:
+        self.done += more
+        if self.done * 10 >= total * (len(self.tenths) + 1) and Path("/proc/self/statm").exists():
+            pids = ["self"] if workers is None or not workers.ready() else workers.pids
+            pages = max(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+            self.tenths.append(round(pages * resource.getpagesize() / MIB, 1))
 
 
 def _workers(options: argparse.Namespace, settings: DictConfig) -> Any:
@@ -236,12 +252,17 @@ def _package_loop(options: argparse.Namespace) -> dict:
     }
 
 
-def _mixed(options: argparse.Namespace) -> list[MonoCut]:
-    """Utterances of mixed length, without regard to their order."""
-    cuts = [cut for split in splits_of(options.manifests) for cut in load_cuts(options.manifests, split)]
+def _mixed(manifests: Path) -> list[MonoCut]:
+    """The utterances without regard to their order, so that each part of them is like the others."""
+    cuts = (cut for split in splits_of(manifests) for cut in load_cuts(manifests, split))
+    return sorted(cuts, key=lambda cut: files.fingerprint(cut.id))
+
+
+def _compared(options: argparse.Namespace) -> list[MonoCut]:
+    cuts = _mixed(options.manifests)
     if len(cuts) < options.utterances:
         raise SystemExit(f"{options.manifests} holds {len(cuts)} utterances, --utterances wants {options.utterances}")
-    return sorted(cuts, key=lambda cut: files.fingerprint(cut.id))[: options.utterances][:: options.every]
+    return cuts[: options.utterances : options.every]
 
 
 def _loop(options: argparse.Namespace) -> dict:
@@ -252,8 +273,7 @@ def _loop(options: argparse.Namespace) -> dict:
     model.load_state_dict(torch.load(options.package_loop, weights_only=True))
     model.eval()
     model.set_target_bandwidth(BANDWIDTH)
-    cuts, codes = _mixed(options), {}
-    start = time.perf_counter()
+    cuts, codes, start = _compared(options), {}, time.perf_counter()
     with torch.no_grad():
         for cut in cuts:
             codes[cut.id] = model.encode(read_cut(cut, model.sample_rate)[None, None])[0][0][0]
@@ -265,7 +285,7 @@ def _stage(options: argparse.Namespace) -> dict:
     bound_kernel_cache()
     settings = tokenizer_settings(f"encodec_24khz,path={options.package_loop},bandwidth={BANDWIDTH}", fitted=None)
     device = distributed.device(options.device)
-    tokenizer, cuts = instantiate(settings), _mixed(options)
+    tokenizer, cuts = instantiate(settings), _compared(options)
     sizes = {"batch_seconds": options.batch_seconds, "shard_utterances": options.shard_utterances}
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
@@ -278,8 +298,14 @@ def _stage(options: argparse.Namespace) -> dict:
 
 def _speed(cuts: Sequence[MonoCut], wall: float) -> dict:
     seconds = sum(cut.duration for cut in cuts)
-    speed = {"hours_per_hour": round(seconds / wall, 2), "wall_seconds": round(wall, 2)}
+    speed = {"hours_per_hour": round(seconds / wall, 2), "wall_seconds": round(wall, 2), "cpu_seconds": round(_cpu_seconds(), 2)}
     return {"utterances": len(cuts), "audio_seconds": round(seconds, 1), **speed, "threads": torch.get_num_threads()}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its workers from their start, imports and the reading of weights counted."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _code_digest(codes_KN: Tensor) -> str:
