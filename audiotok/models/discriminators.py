@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from audiotok.models.reconstruction import stft
+from audiotok.models.spectra import stft
 
 SLOPE = 0.1  # of the leaky ReLU below zero, as in HiFi-GAN
 COMPRESSION = 0.3  # exponent of an STFT's magnitudes, so that quiet bands and silences count as well
@@ -95,7 +95,7 @@ class SpectralView(nn.Module):
     def view(self, wav_BT: Tensor) -> Tensor:
         """[B, 1 or 2, frames, bands] in float32; the band at half the sample rate is left out."""
         scale = (3 / 8 * self.window) ** -0.5  # by the energy of a Hann window: a level says the same in every view
-        parts = scale * torch.view_as_real(stft(wav_BT.float(), self.window)[:, :-1]).permute(0, 3, 2, 1)
+        parts = scale * torch.view_as_real(stft(wav_BT.float(), self.window)[..., :-1]).permute(0, 3, 1, 2)
         power = parts.square().sum(dim=1, keepdim=True).clamp(min=QUIETEST)
         if self.spectrum == "magnitude":
             return power ** (COMPRESSION / 2)

@@ -11,7 +11,7 @@ from audiotok.models.nesting import kept_columns
 from audiotok.models.perturbation import Corruption
 from audiotok.models.reconstruction import SpectralDistance
 from audiotok.tokenizers import weights
-from audiotok.tokenizers.codec import load_network, located
+from audiotok.tokenizers.codec import load_network
 
 
 class FrozenQuantiser(nn.Module):
@@ -46,7 +46,7 @@ class FrozenQuantiser(nn.Module):
 
 def trained_codec(path: str, *, distance: SpectralDistance, dropout: float, corrupt: Corruption | None = None) -> CodecModel:
     """The codec of a folder, or of that name in the package, with its decoder alone free to learn: its codes stay what they are."""
-    network = load_network(located(path))
+    network = load_network(weights.located(path))
     network.encoder.requires_grad_(False)
     return CodecModel(
         encoder=network.encoder,

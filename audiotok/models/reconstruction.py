@@ -7,6 +7,8 @@ import librosa
 import torch
 from torch import Tensor
 
+from audiotok.models.spectra import magnitude, stft
+
 FLOOR = 1e-4  # of a magnitude, before the logarithm
 
 
@@ -34,29 +36,26 @@ class SpectralDistance:
         with torch.autocast(wav_BT.device.type, enabled=False):
             windows = {window for window, _ in self.mels} | set(self.stft_windows)
             spectra = {window: (stft(wav_BT.float(), window), stft(reference_BT.float(), window)) for window in windows}
-            return {"mel": self._mel(spectra), "stft": self._stft(spectra)}
+            sizes = {window: (magnitude(ours), magnitude(theirs)) for window, (ours, theirs) in spectra.items()}
+            return {"mel": self._mel(sizes), "stft": self._stft(spectra, sizes)}
 
-    def _mel(self, spectra: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+    def _mel(self, sizes: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
         distances = []
         for window, bands in self.mels:
-            filters_MF = _filters(self.sample_rate, window, bands).to(spectra[window][0].device)
-            ours, theirs = ((filters_MF @ spectrum.abs()).clamp(min=FLOOR).log() for spectrum in spectra[window])
+            filters_MF = _filters(self.sample_rate, window, bands).to(sizes[window][0].device)
+            ours, theirs = ((size_BNF @ filters_MF.T).clamp(min=FLOOR).log() for size_BNF in sizes[window])
             distances.append((ours - theirs).abs().mean())
         return torch.stack(distances).sum()
 
-    def _stft(self, spectra: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+    def _stft(self, spectra: dict[int, tuple[Tensor, Tensor]], sizes: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
         distances = []
         for window in self.stft_windows:
-            ours, theirs = spectra[window]
-            norm = theirs.norm() + 1e-3
-            distances.append(self.magnitude_weight * (ours.abs() - theirs.abs()).norm() / norm)
-            distances.append(self.complex_weight * (ours - theirs).norm() / norm)
+            (ours, theirs), (our_size, their_size) = spectra[window], sizes[window]
+            norm = their_size.norm() + 1e-3
+            distances.append(self.magnitude_weight * (our_size - their_size).norm() / norm)
+            difference = torch.view_as_real(ours) - torch.view_as_real(theirs)
+            distances.append(self.complex_weight * difference.norm() / norm)
         return torch.stack(distances).sum()
-
-
-def stft(wav_BT: Tensor, window: int) -> Tensor:
-    """Complex spectra [B, window / 2 + 1, frames], Hann, a quarter of a window apart."""
-    return torch.stft(wav_BT, window, window // 4, window=torch.hann_window(window, device=wav_BT.device), return_complex=True)
 
 
 @lru_cache

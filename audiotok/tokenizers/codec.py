@@ -5,7 +5,6 @@ A trained codec is a folder: config.json (sizes only, no code is named in it) an
 """
 
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +170,7 @@ class Codec:
 
         Raises ValueError naming what is wrong with either file.
         """
-        return cls(load_network(located(path)), num_codebooks=num_codebooks)
+        return cls(load_network(weights.located(path)), num_codebooks=num_codebooks)
 
     def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(codes_BKN, lengths_B in frames), coarsest codebook first."""
@@ -198,17 +197,6 @@ class Codec:
         network = self.network.to(codes_KN.device)
         latent_BND = self.embed(codes_KN[None]).sum(dim=1).unflatten(-1, (network.quantiser.stride, -1)).flatten(1, 2)
         return network.decoder(latent_BND)[0].clamp(-1, 1)
-
-
-def located(path: str | Path) -> Path:
-    """The folder of a codec: `path`, or where that is none, the one of this name that comes with the package."""
-    if Path(path).is_dir():
-        return Path(path)
-    shipped = Path(str(resources.files("audiotok") / "pretrained"))
-    if (shipped / str(path) / CONFIG).is_file():
-        return shipped / str(path)
-    names = sorted(folder.name for folder in shipped.iterdir() if (folder / CONFIG).is_file()) if shipped.is_dir() else []
-    raise ValueError(f"codec: {path} is no folder, nor a codec that comes with the package ({', '.join(names) or 'there is none'})")
 
 
 def load_network(folder: Path) -> CodecNetwork:

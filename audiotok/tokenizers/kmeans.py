@@ -17,6 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from audiotok import files
+from audiotok.tokenizers import weights
 from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.batches import check_audio, encode_rows
 from audiotok.tokenizers.exact import product
@@ -28,7 +29,8 @@ RECORD = "kmeans.json"
 
 
 class KMeans:
-    """The nearest of `num_clusters` centroids for each frame, fitted once on a stream and kept in the folder `fitted`.
+    """The nearest of `num_clusters` centroids for each frame, fitted once on a stream and kept in the folder `fitted`, or in the one of that
+    name that comes with the package.
 
     Where that is not there yet (or None), `fit` comes first: until then encoding raises ValueError.
     """
@@ -49,7 +51,7 @@ class KMeans:
         self.warmup_frames = warmup_frames
         self.batch_frames = batch_frames
         self.seed = seed
-        self.fitted = None if fitted is None else Path(fitted)
+        self.fitted = None if fitted is None else _folder(fitted)
         self._state: dict[str, Tensor] | None = None
         if self.fitted is not None and self.fitted.exists():
             self._state = _load(self.fitted, features, num_clusters)
@@ -119,6 +121,11 @@ class KMeans:
         state = {name: tensor.to(features_ND.device) for name, tensor in self.state.items()}
         scaled_ND = (features_ND - state["mean"]) / state["std"]
         return (state["centroids"].square().sum(dim=1) - 2 * product(scaled_ND, state["centroids"].T)).argmin(dim=1)
+
+
+def _folder(fitted: str | Path) -> Path:
+    """A name alone is that of weights that come with the package; a path may be one that is still to be made."""
+    return Path(fitted) if len(Path(fitted).parts) > 1 else weights.located(fitted)
 
 
 def _regroup(rows: Iterable[Tensor], first: int, then: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from audiotok import audio, files
 from audiotok.tokenizers import weights
 from audiotok.tokenizers.base import Embedder, Reach, Tokenizer
 from audiotok.tokenizers.batches import check_codes, decode_rows
-from audiotok.tokenizers.codec import CONFIG, WEIGHTS, MelEncoder, WaveDecoder, located, read_settings
+from audiotok.tokenizers.codec import CONFIG, WEIGHTS, MelEncoder, WaveDecoder, read_settings
 from audiotok.types import TokenSpec
 
 
@@ -96,7 +96,7 @@ class Vocoded:
 
         Raises ValueError naming what is wrong with either file, and as the constructor does.
         """
-        folder = located(path)
+        folder = weights.located(path)
         settings = read_settings(folder)
         network = VocoderNetwork.of(settings)
         weights.load(network, folder / WEIGHTS)

@@ -1,6 +1,7 @@
 """Weights in safetensors files, and what was in them when they made codes."""
 
 import hashlib
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -11,6 +12,17 @@ from torch import Tensor, nn
 from audiotok import files
 
 ROUNDED, SCALE = ".int8", ".scale"
+
+
+def located(path: str | Path) -> Path:
+    """The folder of trained weights: `path`, or where that is none, the one of this name that comes with the package."""
+    if Path(path).is_dir():
+        return Path(path)
+    shipped = Path(str(resources.files("audiotok") / "pretrained"))
+    names = sorted(folder.name for folder in shipped.iterdir() if folder.is_dir()) if shipped.is_dir() else []
+    if str(path) in names:
+        return shipped / str(path)
+    raise ValueError(f"{path} is no folder, nor the name of weights that come with the package ({', '.join(names) or 'there are none'})")
 
 
 def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:

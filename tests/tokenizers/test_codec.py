@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from audiotok import cli, files
-from audiotok.tokenizers import codec as module
+from audiotok.tokenizers import weights
 from audiotok.tokenizers.base import Reach
 from audiotok.tokenizers.codec import Codec, CodecNetwork, save_network
 from audiotok.tokenizers.exact import RowsAlike
@@ -83,14 +83,14 @@ def test_fewer_codebooks_are_the_first_ones_at_their_rate(folder: Path, wav_16k:
 
 
 def test_a_codec_that_comes_with_the_package_is_found_by_its_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"small is no folder, nor a codec that comes with the package \(there is none\)"):
+    with pytest.raises(ValueError, match=r"small is no folder, nor the name of weights that come with the package \(there are none\)"):
         Codec.from_pretrained("small")
     (tmp_path / "pretrained").mkdir()
     folder.rename(tmp_path / "pretrained" / "small")
     assert Codec.from_pretrained("small").spec.num_codebooks == 4
-    with pytest.raises(ValueError, match=r"other is no folder, nor a codec that comes with the package \(small\)"):
+    with pytest.raises(ValueError, match=r"other is no folder, nor the name of weights that come with the package \(small\)"):
         Codec.from_pretrained("other")
 
 
