@@ -39,6 +39,8 @@ def voice(transform) -> Voice:
         num_phonemes=len(front_end.vocabulary),
         num_speakers=1,
         num_languages=1,
+        vectors=list,
+        from_vectors=False,
         width=32,
         layers=2,
         heads=2,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from audiotok.data.aligned import AlignedUtterance, Line, pad_rows
 from audiotok.nn.transformer import Transformer
+from audiotok.nn.vocabulary import KnownVectors, Learned
 from audiotok.types import TokenSpec
 
 PLACES = 32  # frames from the start of a phoneme, and to its end, that are told apart
@@ -93,7 +94,11 @@ class Batch:
 
 
 class ArTts(nn.Module):
-    """See the module's docstring. `spec` is that of the transformed codes."""
+    """See the module's docstring. `spec` is that of the transformed codes.
+
+    With `from_vectors` a code goes in and comes out by its vector in the codec, which `vectors` tells (`code_vectors`), and by what is learnt
+    of it besides; without, by what is learnt alone.
+    """
 
     offsets_K: Tensor
 
@@ -104,6 +109,8 @@ class ArTts(nn.Module):
         num_phonemes: int,
         num_speakers: int,
         num_languages: int,
+        vectors: Callable[[], Sequence[Tensor]],
+        from_vectors: bool,
         width: int,
         layers: int,
         heads: int,
@@ -125,15 +132,16 @@ class ArTts(nn.Module):
         self.language = nn.Embedding(num_languages, width)
         self.duration = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.since, self.until = nn.Embedding(PLACES, width), nn.Embedding(PLACES, width)
-        self.codes = nn.Embedding(sum(spec.codebook_sizes), width)
+        known = vectors() if from_vectors else None
+        self.codes = _vocabulary(spec, known, width=width, std=spec.num_codebooks**-0.5)
         self.start = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.heads = nn.Linear(width, sum(spec.codebook_sizes))
+        self.heads = _vocabulary(spec, known, width=width, std=(3 * width) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(sum(spec.codebook_sizes)))
         self.register_buffer("offsets_K", torch.tensor(spec.vocabulary_offsets), persistent=False)
         for embedding in (self.speaker, self.language, self.since, self.until):
             nn.init.normal_(embedding.weight, std=0.1)
-        nn.init.normal_(self.codes.weight, std=spec.num_codebooks**-0.5)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy per code plus the weighted error of log durations."""
@@ -196,9 +204,8 @@ class ArTts(nn.Module):
         """Sum over codebooks, [B, N, D]; a code of -1 adds nothing."""
         known_BNK = (codes_BKN >= 0).transpose(1, 2)
         ids_BNK = (codes_BKN.clamp_min(0) + self.offsets_K[:, None]).transpose(1, 2)
-        bags = F.embedding_bag(
-            ids_BNK.flatten(0, 1), self.codes.weight, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(self.codes.weight.dtype)
-        )
+        weight_VD = self.codes()
+        bags = F.embedding_bag(ids_BNK.flatten(0, 1), weight_VD, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(weight_VD.dtype))
         return bags.unflatten(0, ids_BNK.shape[:2])
 
     def embed_history(self, codes_BKN: Tensor) -> Tensor:
@@ -228,7 +235,7 @@ class ArTts(nn.Module):
 
     def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
         """Of each codebook, [B, N, V_k]."""
-        return self.heads(hidden_BND).split(self.spec.codebook_sizes, dim=-1)
+        return F.linear(hidden_BND, self.heads(), self.bias).split(self.spec.codebook_sizes, dim=-1)
 
     @torch.inference_mode()
     def predict_durations(self, text: Text) -> list[Tensor]:
@@ -251,6 +258,14 @@ class ArTts(nn.Module):
             return [logits_B1V[:, 0] for logits_B1V in self.logits(hidden_B1D)]
 
         return step
+
+
+def _vocabulary(spec: TokenSpec, vectors: Sequence[Tensor] | None, *, width: int, std: float) -> KnownVectors | Learned:
+    if vectors is None:
+        return Learned(sum(spec.codebook_sizes), width, std=std)
+    if (sizes := [len(each) for each in vectors]) != list(spec.codebook_sizes):
+        raise ValueError(f"vectors of {sizes} codes, codebooks of {list(spec.codebook_sizes)}; they are those of the transformed codes")
+    return KnownVectors(vectors, width, std=std)
 
 
 class TextEncoder(nn.Module):

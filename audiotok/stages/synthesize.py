@@ -7,6 +7,7 @@ The same seed gives the same audio, whatever the batch size.
 Told by: sampling and its keys, select (which test sentences), everything under synthesize, seed, device.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import audio, distributed, files
 from audiotok.data.aligned import ANYONE, FrontEnd
+from audiotok.data.code_vectors import code_vectors
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
 from audiotok.stages import paths
@@ -106,6 +108,7 @@ def _voice(cfg: DictConfig) -> Voice:
         num_phonemes=len(front_end.vocabulary),
         num_speakers=len(front_end.speakers),
         num_languages=len(front_end.languages),
+        vectors=functools.partial(code_vectors, tokenizer, transform),
     )
     checkpoint.load_weights(folder / "ema.safetensors", model)
     return Voice(model.eval().to(distributed.device(cfg.device)), front_end, transform, tokenizer)

@@ -7,9 +7,11 @@ goes on from its last checkpoint and ends with the same weights, bit for bit.
 Told by: model and its keys, transform, everything under train, seed, device.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -19,6 +21,7 @@ from rich.console import Console
 from audiotok import files
 from audiotok.data.aligned import AlignedCorpus, FrontEnd
 from audiotok.data.batching import BucketedBatches
+from audiotok.data.code_vectors import code_vectors
 from audiotok.models.ar_tts import Batch
 from audiotok.stages import paths
 from audiotok.stages.learning import learn
@@ -29,7 +32,8 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align
 
 def run(cfg: DictConfig) -> None:
     console = Console()
-    tokens = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint)
+    tokenizer = instantiate(cfg.tokenizer)
+    tokens = paths.tokens(cfg, tokenizer.spec.fingerprint)
     settings = {
         "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe}"),
         "alignments": files.fingerprint_of(paths.alignments(cfg), made_by=f"align {cfg.recipe}"),
@@ -38,14 +42,14 @@ def run(cfg: DictConfig) -> None:
     made = files.build(
         paths.train(cfg),
         settings,
-        lambda partial: _train(cfg, tokens, partial, console),
+        lambda partial: _train(cfg, tokens, partial, console, tokenizer=tokenizer),
         overwrite=cfg.overwrite,
         resumable="step_????????",
     )
     console.print(f"{paths.train(cfg)} is {'there already' if made == 'present' else 'written'}")
 
 
-def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> None:
+def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tokenizer: Any) -> None:
     alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
     transform, store = instantiate(cfg.transform), TokenStore(tokens / "train")
     about = [row for row in store.about().to_pylist() if row["id"] in alignments]
@@ -63,6 +67,7 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console) -> Non
         num_phonemes=len(front_end.vocabulary),
         num_speakers=len(front_end.speakers),
         num_languages=len(front_end.languages),
+        vectors=functools.partial(code_vectors, tokenizer, transform),
     )
     console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters, {len(train)} utterances to learn from")
     learn(

@@ -97,10 +97,7 @@ class Vocoded:
         Raises ValueError naming what is wrong with either file, and as the constructor does.
         """
         folder = weights.located(path)
-        settings = read_settings(folder)
-        network = VocoderNetwork.of(settings)
-        weights.load(network, folder / WEIGHTS)
-        return cls(tokenizer, network, made_for=settings.get("made_for"), voice=voice)
+        return cls(tokenizer, load_vocoder(folder), made_for=read_settings(folder).get("made_for"), voice=voice)
 
     @property
     def spec(self) -> TokenSpec:
@@ -148,6 +145,13 @@ def refuse_other_codes(tokenizer: Any, decoder: WaveDecoder) -> None:
 def side_by_side(hidden_BKND: Tensor) -> Tensor:
     """latent [B, N, K x D]: what the decoder hears of embedded codes."""
     return hidden_BKND.transpose(1, 2).flatten(2)
+
+
+def load_vocoder(folder: Path) -> VocoderNetwork:
+    """The network that `save_vocoder` wrote. Raises ValueError naming what is wrong with either file."""
+    network = VocoderNetwork.of(read_settings(folder))
+    weights.load(network, folder / WEIGHTS)
+    return network
 
 
 def save_vocoder(network: VocoderNetwork, folder: Path, *, made_for: str, rounded: bool) -> None:

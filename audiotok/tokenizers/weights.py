@@ -37,13 +37,16 @@ def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
 
 
 def save(network: nn.Module, path: Path, *, rounded: bool = False) -> None:
-    """Write a network's weights. With `rounded` the matrices are stored as int8 with a scale for each row: a quarter of the size."""
+    """Write a network's weights. With `rounded` matrices and codebooks are stored as int8 with a scale for each row: a quarter of the size.
+
+    What was rounded once is written as it is: the scales are bfloat16 numbers, so that a row's largest weight, 127 steps, gives its scale again.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
-        if rounded and tensor.ndim == 2 and tensor.is_floating_point():
-            scale = tensor.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-            state |= {name + ROUNDED: (tensor / scale).round().to(torch.int8), name + SCALE: scale}
+        if rounded and tensor.ndim >= 2 and tensor.is_floating_point():
+            scale = (tensor.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127).bfloat16()
+            state |= {name + ROUNDED: (tensor / scale.float()).round().clamp(-127, 127).to(torch.int8), name + SCALE: scale}
         else:
             state[name] = tensor.clone()
     with files.whole_file(path) as partial:
@@ -70,9 +73,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     for name in [name for name in state if name.endswith(ROUNDED)]:
         plain, steps = name.removesuffix(ROUNDED), state.pop(name)
         scale = state.pop(plain + SCALE, None)
-        if scale is None or steps.ndim != 2 or scale.shape != (len(steps), 1) or plain in state:
+        if scale is None or steps.ndim < 2 or scale.shape != (*steps.shape[:-1], 1) or plain in state:
             raise ValueError(f"{path}: {name} needs a {plain + SCALE} with one number for each row, and no {plain} besides")
-        state[plain] = steps.float() * scale
+        state[plain] = steps.float() * scale.float()
     return state
 
 

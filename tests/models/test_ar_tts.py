@@ -1,24 +1,42 @@
 """The aligned model: packing, history, and that stepping gives what training computes."""
 
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 
 from audiotok.data.aligned import AlignedUtterance, Line, boundaries, expand, laid_out
+from audiotok.data.code_vectors import code_vectors
 from audiotok.models.ar_tts import ArTts, Batch
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
+from audiotok.transforms.stack import Stack
 from audiotok.types import TokenSpec
 
 SPEC = TokenSpec(16000, Fraction(50), (7, 7, 5), "test")
 TRANSFORMS = [Parallel(), Delay(step=1), Flatten(), CoarseFirst()]
+LAYOUTS = [*TRANSFORMS, Stack(frames=2)]
+
+
+class Vectors:
+    """A tokenizer's `embed`: code v of codebook k is [v, v^2] / 10^k."""
+
+    spec = SPEC
+
+    def embed(self, codes_BKN):
+        scale_K11 = 10.0 ** -torch.arange(codes_BKN.shape[1])[:, None, None]
+        return torch.stack([codes_BKN, codes_BKN**2], dim=-1) * scale_K11
 
 
 def tiny(transform, **changes):
     torch.manual_seed(0)
     options = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
     options |= {"replace_codes": 0.2, "blank_frames": 0.2, "own_history": 0.5, "anonymous": 0.1, "duration_weight": 0.5} | changes
-    return ArTts(transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **options)
+    vectors = partial(code_vectors, Vectors(), transform)
+    return ArTts(
+        transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **({"vectors": vectors, "from_vectors": False} | options)
+    )
 
 
 def utterance(seed, transform, *, phonemes, frames):
@@ -55,9 +73,10 @@ def test_a_row_of_a_batch_has_the_loss_it_has_alone(transform):
     torch.testing.assert_close(together["codes"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("from_vectors", [False, True])
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
-def test_stepping_gives_the_logits_of_the_whole_sequence(transform):
-    model = tiny(transform).eval()
+def test_stepping_gives_the_logits_of_the_whole_sequence(transform, from_vectors):
+    model = tiny(transform, from_vectors=from_vectors).eval()
     batch = Batch.of([utterance(3, transform, phonemes=4, frames=8), utterance(4, transform, phonemes=7, frames=11)])
     text_BPD = model.encode_text(batch.text)
     frames_BND = model.embed_path(text_BPD, batch.path) + model.embed_history(batch.codes_BKN)
@@ -95,8 +114,42 @@ def test_history_is_spoiled_in_training_only():
     assert torch.equal(model.eval().spoil(codes_BKN), codes_BKN)
 
 
-def test_the_model_learns_one_utterance_by_heart():
-    model = tiny(Parallel(), replace_codes=0.0, blank_frames=0.0, own_history=0.0).train()
+@pytest.mark.parametrize("transform", LAYOUTS, ids=lambda transform: type(transform).__name__)
+def test_the_vectors_of_codes_are_those_of_the_tokenizer_standardised_and_none_of_a_pad(transform):
+    vectors = torch.cat(code_vectors(Vectors(), transform))
+    assert len(vectors) == sum(transform.out_spec(SPEC).codebook_sizes)
+    raw = torch.cat([Vectors().embed(torch.arange(size)[:, None, None].expand(-1, 3, -1))[:, k, 0] for k, size in enumerate(SPEC.codebook_sizes)])
+    per_codebook = raw.split(SPEC.codebook_sizes)
+    standard = [(each - each.mean(0)) / (each - each.mean(0)).square().mean().sqrt() for each in per_codebook]
+    if isinstance(transform, (Delay, Stack)):
+        again = standard if isinstance(transform, Stack) else []
+        padded = [torch.cat([each, torch.zeros(1, 2)]) for each in standard]
+        standard = [*again, *padded] if again else padded
+    torch.testing.assert_close(vectors, torch.cat(standard))
+
+
+def test_a_transform_that_makes_new_ids_of_several_codes_has_no_vectors_for_them():
+    class Pairs(Parallel):
+        def out_spec(self, spec):
+            return replace(spec, codebook_sizes=(49, 5))
+
+    with pytest.raises(ValueError, match=r"Pairs makes other ids of a tokenizer's codes; set model\.from_vectors=false"):
+        tiny(Pairs(), from_vectors=True)
+
+
+def test_a_code_never_learnt_goes_in_and_comes_out_as_its_vector_says():
+    model = tiny(Parallel(), from_vectors=True)
+    with torch.no_grad():
+        model.codes.own[3] = model.heads.own[3] = 5.0
+    for table in (model.codes, model.heads):
+        (first_VD, projection) = (table.vectors_0, table.projections[0])
+        torch.testing.assert_close(table()[:3], first_VD[:3] @ projection)
+        torch.testing.assert_close(table()[3], first_VD[3] @ projection + 5)
+
+
+@pytest.mark.parametrize("from_vectors", [False, True])
+def test_the_model_learns_one_utterance_by_heart(from_vectors):
+    model = tiny(Parallel(), replace_codes=0.0, blank_frames=0.0, own_history=0.0, from_vectors=from_vectors).train()
     batch = Batch.of([utterance(6, Parallel(), phonemes=5, frames=20)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):

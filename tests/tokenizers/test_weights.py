@@ -62,10 +62,10 @@ def test_rounded_matrices_are_within_half_a_step_of_their_row_and_all_else_is_ex
     weights.load(network_again, tmp_path / "small.safetensors")
     loaded = network_again.state_dict()
     for name, whole in network.state_dict().items():
-        if whole.ndim == 2:
-            half_step = whole.abs().amax(dim=1, keepdim=True) / 127 / 2
-            assert ((loaded[name] - whole).abs() <= half_step * 1.0001).all() and not torch.equal(loaded[name], whole)
-            assert torch.equal(loaded[name].eq(0).all(dim=1), whole.eq(0).all(dim=1))
+        if whole.ndim >= 2:
+            half_step = whole.abs().amax(dim=-1, keepdim=True) / 127 / 2
+            assert ((loaded[name] - whole).abs() <= half_step * 1.01).all() and not torch.equal(loaded[name], whole)
+            assert torch.equal(loaded[name].eq(0).all(dim=-1), whole.eq(0).all(dim=-1))
         else:
             assert torch.equal(loaded[name], whole)
 
@@ -79,7 +79,7 @@ def test_rounded_weights_take_a_quarter_of_the_space_and_rounding_them_again_cha
     weights.load(network, paths[1])
     weights.save(network, paths[2], rounded=True)
     assert paths[1].stat().st_size < 0.26 * paths[0].stat().st_size
-    assert all(torch.allclose(one, other, rtol=1e-6) for one, other in zip(load_file(paths[1]).values(), load_file(paths[2]).values()))
+    assert paths[1].read_bytes() == paths[2].read_bytes()
 
 
 @pytest.mark.parametrize(
