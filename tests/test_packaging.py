@@ -25,7 +25,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_carries_what_the_clone_has(installed: Path):
     for folder in ("configs", "recipes", "audiotok"):
         for path in (cli.ROOT / folder).rglob("*"):
-            if path.suffix in (".yaml", ".py", ".j2", ".css", ".js"):
+            if path.suffix in (".yaml", ".py", ".j2", ".css", ".js", ".json", ".safetensors"):
                 where = path.relative_to(cli.ROOT)
                 assert (installed / (where if folder == "audiotok" else Path("audiotok") / where)).exists(), where
 

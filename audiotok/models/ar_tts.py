@@ -96,8 +96,8 @@ class Batch:
 class ArTts(nn.Module):
     """See the module's docstring. `spec` is that of the transformed codes.
 
-    With `from_vectors` a code goes in and comes out by its vector in the codec, which `vectors` tells (`code_vectors`), and by what is learnt
-    of it besides; without, by what is learnt alone.
+    With `from_vectors` a code goes in and comes out by its vector in the codec, which `vectors` tells (`code_vectors`), and by what is
+    learnt of it besides; without, by what is learnt alone.
     """
 
     offsets_K: Tensor

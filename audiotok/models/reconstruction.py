@@ -13,7 +13,7 @@ FLOOR = 1e-4  # of a magnitude, before the logarithm
 
 
 class SpectralDistance:
-    """Distances between log-mel spectra and between short-time Fourier transforms, at several window lengths (arXiv 1910.11480, 2210.13438).
+    """Distances between log-mel spectra and between short-time Fourier transforms, at several windows (arXiv 1910.11480, 2210.13438).
 
     `mel_windows` and `mel_bands` go in pairs; a transform's hop is a quarter of its window. The transforms give two distances of
     magnitudes and of complex values, each relative to the reference's norm: the spectral convergence, and what phase adds to it.

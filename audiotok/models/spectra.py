@@ -1,4 +1,4 @@
-"""Short-time spectra that gradients pass: PyTorch's `stft` and `abs` with backward passes of half the cost, where losses spend their time."""
+"""Short-time spectra with gradients: PyTorch's `stft` and `abs` with backward passes of half the cost: losses spend their time here."""
 
 from typing import Any
 

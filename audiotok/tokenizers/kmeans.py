@@ -29,8 +29,8 @@ RECORD = "kmeans.json"
 
 
 class KMeans:
-    """The nearest of `num_clusters` centroids for each frame, fitted once on a stream and kept in the folder `fitted`, or in the one of that
-    name that comes with the package.
+    """The nearest of `num_clusters` centroids for each frame, fitted once on a stream and kept in the folder `fitted`, or in the one of
+    that name that comes with the package.
 
     Where that is not there yet (or None), `fit` comes first: until then encoding raises ValueError.
     """

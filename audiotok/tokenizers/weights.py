@@ -39,7 +39,7 @@ def digest(network: nn.Module, *, without: tuple[str, ...] = ()) -> str:
 def save(network: nn.Module, path: Path, *, rounded: bool = False) -> None:
     """Write a network's weights. With `rounded` matrices and codebooks are stored as int8 with a scale for each row: a quarter of the size.
 
-    What was rounded once is written as it is: the scales are bfloat16 numbers, so that a row's largest weight, 127 steps, gives its scale again.
+    What was rounded once stays as it is: scales are bfloat16 numbers, so that a row's largest weight, 127 steps, gives its scale again.
     """
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
