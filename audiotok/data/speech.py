@@ -20,13 +20,14 @@ def speech(
     *,
     root: str | None,
     datasets: Sequence[str] | None,
+    without: Sequence[str],
     language: str | None,
     languages: Mapping[str, str],
     fractions: Mapping[str, float],
 ) -> dict[str, list[Utterance]]:
     """The utterances of each split: by the column `split`, where that is empty by the hash of the path.
 
-    `datasets` chooses by the column of that name (None: all). The language, in two letters, is that of the column `language`, where that
+    `datasets` chooses by the column of that name (None: all), less those in `without`, which need not be there. The language, in two letters, is that of the column `language`, where that
     is empty the one that `languages` names for the dataset, and where it names none `language`. Raises ValueError for a missing folder or
     column, an unknown dataset or split, and a row without a path.
     """
@@ -34,6 +35,8 @@ def speech(
     rows = list(_rows(folder / MANIFEST))
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     for number, row in _chosen(rows, datasets):
+        if row.get("dataset") in without:
+            continue
         split = row.get("split") or hashed_split(row["path"], fractions)
         if split not in splits:
             raise ValueError(f"{folder / MANIFEST}, line {number}: the split is {split!r}, wanted {', '.join(SPLITS)} or nothing")

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from fractions import Fraction
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Mimi:
         if num_samples == 0:
             return torch.zeros(self.num_codebooks, 0, dtype=torch.int64, device=wav_T.device), dict(state) | rest
         output = self._streaming(heard_T[:num_samples], self._restored(state, wav_T.device))
-        return output.audio_codes[0], rest | _kept(output)
+        return output.audio_codes[0], rest | _kept(output[_attention_name(self.network)], output.padding_cache)
 
     def close(self, state: StreamState) -> Tensor:
         """codes_KN of the last frame, where it has begun."""
@@ -91,7 +92,7 @@ class Mimi:
         return network.encode(padded_T[None, None], num_quantizers=self.num_codebooks).audio_codes[0]
 
     def _streaming(self, wav_T: Tensor, memory: Any) -> Any:
-        options = {} if memory is None else {"encoder_past_key_values": memory[0], "padding_cache": memory[1]}
+        options = {} if memory is None else {_attention_name(self.network): memory[0], "padding_cache": memory[1]}
         network = self.network.to(wav_T.device)
         return network.encode(wav_T[None, None], num_quantizers=self.num_codebooks, use_streaming=True, **options)
 
@@ -99,7 +100,7 @@ class Mimi:
     def _memory(self) -> tuple[Any, Any]:
         """What the network keeps of the past, in its own containers; made by it from one frame of zeros."""
         output = self._streaming(torch.zeros(self.network.config.frame_size, device=self.network.device), None)
-        return output.encoder_past_key_values, output.padding_cache
+        return output[_attention_name(self.network)], output.padding_cache
 
     def _restored(self, state: StreamState, device: torch.device) -> tuple[Any, Any] | None:
         if "num_positions" not in state:
@@ -116,10 +117,14 @@ class Mimi:
         return self.network.to(codes_KN.device).decode(codes_KN[None]).audio_values[0, 0].clamp(-1, 1)
 
 
-def _kept(output: Any) -> dict[str, Tensor]:
+def _attention_name(network: Any) -> str:
+    """What transformers calls the memory of the encoder's attention: another name since 5.24."""
+    return "encoder_cache" if "encoder_cache" in signature(network.encode).parameters else "encoder_past_key_values"
+
+
+def _kept(attention: Any, convolutions: Any) -> dict[str, Tensor]:
     """What the network keeps of the past, as tensors of their own."""
-    attention = output.encoder_past_key_values
-    kept = {f"samples.{index}": past for index, past in enumerate(output.padding_cache.padding_cache)}
+    kept = {f"samples.{index}": past for index, past in enumerate(convolutions.padding_cache)}
     for index, layer in enumerate(attention.layers):
         kept |= {f"keys.{index}": layer.keys, f"values.{index}": layer.values}
     return {name: past.clone() for name, past in kept.items()} | {"num_positions": torch.tensor(attention.get_seq_length())}

@@ -281,6 +281,12 @@ def test_a_corpus_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytes
     assert corpus_folder("~/mine", "data.root", source="nowhere", expects=["manifest.tsv"]) == tmp_path / "mine"
 
 
+def test_datasets_are_left_out_where_they_are_there(speech: Path) -> None:
+    whole, less = (listed("speech", f"data.root={speech}", f"data.without=[{names}]") for names in ("", "noise,rir,absent"))
+    of_all, of_less = ({utterance.custom["dataset"] for split in found.values() for utterance in split} for found in (whole, less))
+    assert of_all - of_less == {"noise", "rir"}
+
+
 def test_the_shared_speech_loads_with_quoted_labels_and_chosen_datasets(speech: Path) -> None:
     found = listed("speech", f"data.root={speech}", "data.datasets=[barista,emodb]")
     rows = [row for chosen in found.values() for row in chosen]
