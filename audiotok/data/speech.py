@@ -28,8 +28,7 @@ def speech(
     """The utterances of each split: by the column `split`, where that is empty by the hash of the path.
 
     `datasets` chooses by the column of that name (None: all), less those in `without`, which need not be there. The language, in two
-    letters,
-    is that of the column `language`, where that is empty the one that `languages` names for the dataset, and where it names none
+    letters, is that of the column `language`, where that is empty the one that `languages` names for the dataset, and where it names none
     `language`. Raises ValueError for a missing folder or column, an unknown dataset or split, and a row without a path.
     """
     folder = _folder(root)
