@@ -74,7 +74,13 @@ def trainable_scalar() -> TrainableScalar:
 
 def distance() -> SpectralDistance:
     return SpectralDistance(
-        sample_rate=RATE, mel_windows=[256, 512], mel_bands=[20, 40], stft_windows=[512], magnitude_weight=1.0, complex_weight=0.1
+        sample_rate=RATE,
+        mel_windows=[256, 512],
+        mel_bands=[20, 40],
+        stft_windows=[512],
+        magnitude_weight=1.0,
+        complex_weight=0.1,
+        compression=1.0,
     )
 
 

@@ -111,14 +111,17 @@ def test_the_mel_distance_is_librosas(batch: Crops) -> None:
 
 
 def test_the_distance_of_transforms_is_relative_to_the_reference_and_only_the_complex_one_hears_phase(batch: Crops) -> None:
-    def stft(wav_BT: Tensor, *, magnitude: float, complexity: float) -> float:
-        options = {"sample_rate": 16000, "mel_windows": [512], "mel_bands": [40], "stft_windows": [512, 1024]}
+    def stft(wav_BT: Tensor, *, magnitude: float, complexity: float, compression: float = 1.0) -> float:
+        options = {"sample_rate": 16000, "mel_windows": [512], "mel_bands": [40], "stft_windows": [512, 1024], "compression": compression}
         return float(SpectralDistance(**options, magnitude_weight=magnitude, complex_weight=complexity)(wav_BT, batch.wav_BT)["stft"])
 
     for magnitude, complexity, expected in ((1.0, 0.0, 0.5), (0.0, 1.0, 0.5), (2.0, 3.0, 2.5)):
         assert stft(0.75 * batch.wav_BT, magnitude=magnitude, complexity=complexity) == pytest.approx(expected, rel=1e-3)
     assert stft(-batch.wav_BT, magnitude=1.0, complexity=0.0) == pytest.approx(0, abs=1e-5)
     assert stft(-batch.wav_BT, magnitude=0.0, complexity=1.0) == pytest.approx(4, rel=1e-3)
+    for magnitude, complexity in ((1.0, 0.0), (0.0, 1.0)):
+        compressed = stft(0.75 * batch.wav_BT, magnitude=magnitude, complexity=complexity, compression=0.3)
+        assert compressed == pytest.approx(2 * (1 - 0.75**0.3), rel=0.05)  # but for what is too quiet
 
 
 def test_the_distance_is_in_float32_whatever_the_autocast_and_lets_gradients_through(batch: Crops) -> None:
@@ -142,5 +145,11 @@ def test_silence_has_a_finite_distance_with_finite_gradients(batch: Crops) -> No
 def test_windows_and_bands_that_are_no_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="2 mel windows but 1 numbers of bands"):
         SpectralDistance(
-            sample_rate=16000, mel_windows=[256, 512], mel_bands=[20], stft_windows=[], magnitude_weight=1.0, complex_weight=0.0
+            sample_rate=16000,
+            mel_windows=[256, 512],
+            mel_bands=[20],
+            stft_windows=[],
+            magnitude_weight=1.0,
+            complex_weight=0.0,
+            compression=1.0,
         )
