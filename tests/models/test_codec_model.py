@@ -121,7 +121,7 @@ def test_the_distance_of_transforms_is_relative_to_the_reference_and_only_the_co
     assert stft(-batch.wav_BT, magnitude=0.0, complexity=1.0) == pytest.approx(4, rel=1e-3)
     for magnitude, complexity in ((1.0, 0.0), (0.0, 1.0)):
         compressed = stft(0.75 * batch.wav_BT, magnitude=magnitude, complexity=complexity, compression=0.3)
-        assert compressed == pytest.approx(2 * (1 - 0.75**0.3), rel=0.05)  # but for what is too quiet
+        assert compressed == pytest.approx(2 * (1 - 0.75**0.3), rel=0.1)  # but for what is too quiet
 
 
 def test_the_distance_is_in_float32_whatever_the_autocast_and_lets_gradients_through(batch: Crops) -> None:
