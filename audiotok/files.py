@@ -37,9 +37,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
+        open_to_readers(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_to_readers(path: Path) -> None:
+    """Give a file the permissions of any other new one in its folder: safetensors writes files that nobody but their owner can read."""
+    probe = path.with_name(f".{path.name}.mode")
+    probe.touch()
+    path.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()
 
 
 @contextmanager

@@ -54,8 +54,9 @@ def save(folder: Path, state: TrainState, *, records: Mapping[str, Any], keep: i
 
 def _write(path: Path, state: TrainState, *, records: Mapping[str, Any]) -> None:
     with files.whole_folder(path) as partial:
-        save_file(_plain(state.model), partial / "model.safetensors")
-        save_file(_plain(state.ema.model), partial / "ema.safetensors")
+        for name, model in (("model", state.model), ("ema", state.ema.model)):
+            save_file(_plain(model), partial / f"{name}.safetensors")
+            files.open_to_readers(partial / f"{name}.safetensors")
         training = {"step": state.step, "optimizer": state.optimizer.state_dict(), "sums": state.sums, "count": state.count}
         torch.save(_canonical(training), partial / "training.pt")
         for name, value in records.items():

@@ -52,6 +52,11 @@ def test_what_was_saved_is_loaded_to_the_bit(path: Path) -> None:
     assert same(loaded, every(0)) and weights.digest(loaded) == weights.digest(every(0))
 
 
+def test_those_who_can_read_other_files_can_read_weights(path: Path) -> None:
+    (path.parent / "other").touch()
+    assert path.stat().st_mode == (path.parent / "other").stat().st_mode
+
+
 def test_rounded_matrices_are_within_half_a_step_of_their_row_and_all_else_is_exact(tmp_path: Path) -> None:
     network = every(0)
     with torch.no_grad():
