@@ -161,7 +161,7 @@ def _quoted(text: str, cfg: DictConfig) -> str:
     """An override whose value is plain text for a setting that holds text, so that a sentence or a path needs no second quotes."""
     key, _, value = text.partition("=")
     known = not group_options(key) and not key.startswith(("+", "~"))
-    if not known or not (OmegaConf.is_missing(cfg, key) or isinstance(OmegaConf.select(cfg, key, default=0), (str, NoneType))):
+    if not known or not isinstance(_held(cfg, key, unknown=0), (str, NoneType)):
         return text
     try:
         override = OverridesParser.create().parse_override(text)
@@ -185,7 +185,7 @@ def _check_value(key: str, value: object, cfg: DictConfig) -> None:
     keys = list(_leaves(OmegaConf.to_container(cfg, resolve=False)))
     if key not in keys:
         raise UsageError(f"no setting {key!r}{_nearest(key, [known for known in keys if not known.startswith('hydra')])}")
-    found = OmegaConf.select(cfg, key, throw_on_missing=False) if not OmegaConf.is_missing(cfg, key) else None
+    found = _held(cfg, key, unknown=None)
     if found is None or value is None or isinstance(found, str) or OmegaConf.is_config(found):
         return
     right = isinstance(value, bool) if isinstance(found, bool) else not isinstance(value, bool) and isinstance(value, (int, float))
@@ -193,6 +193,16 @@ def _check_value(key: str, value: object, cfg: DictConfig) -> None:
         right = right and isinstance(value, int)
     if not right:
         raise UsageError(f"{key}={value}: wants {type(found).__name__}, such as {str(found).lower()}")
+
+
+def _held(cfg: DictConfig, key: str, *, unknown: object) -> object:
+    """What a setting holds before it is overridden, None where it is to be given; `unknown` where there is no such setting."""
+    if OmegaConf.is_missing(cfg, key):
+        return None
+    try:
+        return OmegaConf.select(cfg, key, default=unknown)
+    except OmegaConfBaseException:
+        return ""  # a path that a resolver makes of the whole config, which is not there yet
 
 
 def _leaves(node: object, prefix: str = "") -> Iterable[str]:
