@@ -17,7 +17,6 @@ def refusal(*argv: str) -> str:
 
 def test_a_path_that_is_made_of_the_config_can_be_given_instead():
     assert cli.load("vocoder/units", ["tokenizer.fitted=some folder/units"]).tokenizer.fitted == "some folder/units"
-    assert cli.load("vocoder/units", ["tokenizer=units", "tokenizer.voice=a voice.wav"]).tokenizer.voice == "a voice.wav"
 
 
 def test_help_lists_every_stage_and_recipe(capsys):
