@@ -200,11 +200,11 @@ class ArTts(nn.Module):
         phoneme_BND = text_BPD.gather(1, path.phoneme_BN[..., None].expand(-1, -1, text_BPD.shape[2]))
         return phoneme_BND + self.since(path.since_BN.clamp_max(PLACES - 1)) + self.until(path.until_BN.clamp_max(PLACES - 1))
 
-    def embed_codes(self, codes_BKN: Tensor) -> Tensor:
-        """Sum over codebooks, [B, N, D]; a code of -1 adds nothing."""
+    def embed_codes(self, codes_BKN: Tensor, weight_VD: Tensor | None = None) -> Tensor:
+        """Sum over codebooks, [B, N, D]; a code of -1 adds nothing. `weight_VD`: of the vocabulary, where it is known already."""
         known_BNK = (codes_BKN >= 0).transpose(1, 2)
         ids_BNK = (codes_BKN.clamp_min(0) + self.offsets_K[:, None]).transpose(1, 2)
-        weight_VD = self.codes()
+        weight_VD = self.codes() if weight_VD is None else weight_VD
         bags = F.embedding_bag(ids_BNK.flatten(0, 1), weight_VD, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(weight_VD.dtype))
         return bags.unflatten(0, ids_BNK.shape[:2])
 
@@ -233,9 +233,9 @@ class ArTts(nn.Module):
         hidden_BSD = self.transformer(row_BSD)
         return _take(hidden_BSD, text_lengths_B[:, None] + torch.arange(num_frames, device=frames_BND.device))
 
-    def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
-        """Of each codebook, [B, N, V_k]."""
-        return F.linear(hidden_BND, self.heads(), self.bias).split(self.spec.codebook_sizes, dim=-1)
+    def logits(self, hidden_BND: Tensor, weight_VD: Tensor | None = None) -> Sequence[Tensor]:
+        """Of each codebook, [B, N, V_k]. `weight_VD`: of the heads, where it is known already."""
+        return F.linear(hidden_BND, self.heads() if weight_VD is None else weight_VD, self.bias).split(self.spec.codebook_sizes, dim=-1)
 
     @torch.inference_mode()
     def predict_durations(self, text: Text) -> list[Tensor]:
@@ -250,12 +250,13 @@ class ArTts(nn.Module):
         path_BND = self.embed_path(text_BPD, path)
         cache = self.transformer.cache(text_BPD.shape[0], positions=text_BPD.shape[1] + path_BND.shape[1])
         self.transformer(text_BPD, cache=cache, lengths_B=text.lengths_B)
+        codes_VD, heads_VD = self.codes(), self.heads()
 
         @torch.inference_mode()
         def step(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
-            history_B1D = self.embed_codes(previous_BK[..., None]) if position else self.start.expand(text_BPD.shape[0], 1, -1)
+            history_B1D = self.embed_codes(previous_BK[..., None], codes_VD) if position else self.start.expand(text_BPD.shape[0], 1, -1)
             hidden_B1D = self.transformer(path_BND[:, position : position + 1] + history_B1D, cache=cache)
-            return [logits_B1V[:, 0] for logits_B1V in self.logits(hidden_B1D)]
+            return [logits_B1V[:, 0] for logits_B1V in self.logits(hidden_B1D, heads_VD)]
 
         return step
 
