@@ -30,7 +30,8 @@ class AdversarialCodec(nn.Module):
     """A codec, or a vocoder, that learns to sound like speech from discriminators that learn to tell the two apart.
 
     The loss is the codec's plus the discriminators', each blind to the other's weights: the codec is judged by discriminators whose
-    weights are detached, the discriminators by decoded speech that is detached. So one optimiser makes both steps at once.
+    weights are detached, the discriminators by decoded speech that is detached. So one optimiser makes both steps at once; the discriminators
+    learn at `rate` times the codec's learning rate, and neither's gradient is cut for the other's.
 
     `balance` makes one loss of those at the decoded waveform: `mel`, `stft`, `adversarial`, `matching` (of feature maps). For the first
     `quiet_steps` steps discriminators learn and are not heard. In a share `update_share` of the steps they learn, in all of them they are
@@ -40,14 +41,15 @@ class AdversarialCodec(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, *, codec: Reconstructing, adversary: nn.Module, balance: WeightedSum | Balancer, kind: AdversarialLoss, update_share: float,
-        quiet_steps: int,
+        self, *, codec: Reconstructing, adversary: nn.Module, balance: WeightedSum | Balancer, kind: AdversarialLoss, rate: float,
+        update_share: float, quiet_steps: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.codec: Any = codec
         self.adversary = adversary
         self.balance = balance
         self.kind: AdversarialLoss = kind
+        self.rate = rate
         self.update_share = update_share
         self.quiet_steps = quiet_steps
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -56,6 +58,10 @@ class AdversarialCodec(nn.Module):
     def sample_rate(self) -> int:
         """Hz of the audio it learns from."""
         return self.codec.sample_rate
+
+    def learners(self) -> list[tuple[nn.Module, float]]:
+        """The two sides, each with its factor of the learning rate."""
+        return [(self.codec, 1.0), (self.adversary, self.rate)]
 
     def loss(self, batch: Crops) -> tuple[Tensor, dict[str, Tensor]]:
         """(the loss, its parts)."""

@@ -36,7 +36,7 @@ class TrainSettings:
     learning_rate: float  # at its peak
     warmup_steps: int
     weight_decay: float
-    max_norm: float  # of the gradient
+    max_norm: float  # of each learner's gradient
     ema_decay: float
     precision: Precision
     log_every: int
@@ -108,7 +108,7 @@ def train_step(state: TrainState, batch: Batch, *, settings: TrainSettings, seed
         loss, values = state.model.loss(batch)  # type: ignore[operator]
     loss.backward()
     distributed.average_gradients(state.model.parameters())
-    grad_norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.max_norm)
+    grad_norm = optim.clip_gradients(state.model, settings.max_norm)
     if not (torch.isfinite(loss) & torch.isfinite(grad_norm)):
         raise FloatingPointError(
             f"loss {loss.item()}, gradient norm {grad_norm.item()} at step {step}; last checkpoint: {last}; "

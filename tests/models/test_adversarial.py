@@ -28,7 +28,7 @@ def batch(wav_16k: Tensor) -> Crops:
 
 
 def adversarial(codec: CodecModel, **options) -> AdversarialCodec:
-    options = {"balance": WeightedSum(WEIGHTS), "kind": "hinge", "update_share": 1.0, "quiet_steps": 0} | options
+    options = {"balance": WeightedSum(WEIGHTS), "kind": "hinge", "rate": 1.0, "update_share": 1.0, "quiet_steps": 0} | options
     return AdversarialCodec(codec=codec, adversary=learning.adversary(), **options)
 
 

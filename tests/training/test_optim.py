@@ -12,7 +12,7 @@ from torch import nn
 from audiotok.training import logging, precision
 from audiotok.training.ema import EMA
 from audiotok.training.logging import Log
-from audiotok.training.optim import adamw, learning_rate, set_learning_rate
+from audiotok.training.optim import adamw, clip_gradients, learning_rate, set_learning_rate
 
 
 def test_the_rate_rises_in_a_line_and_falls_by_a_cosine_to_a_hundredth() -> None:
@@ -38,6 +38,31 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     optimizer.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name] * (0.95 if name == "0.weight" else 1.0))
+
+
+class TwoSides(nn.Module):
+    """A model with two learners, the second at ten times the rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def learners(self):
+        return [(self.one, 1.0), (self.other, 10.0)]
+
+
+def test_each_learner_has_its_factor_of_the_rate_and_its_own_norm() -> None:
+    model = TwoSides()
+    optimizer = adamw(model, learning_rate=9.0, weight_decay=0.5)
+    set_learning_rate(optimizer, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 1.0, 1.0]
+    for part, size in ((model.one, 0.1), (model.other, 100.0)):
+        for parameter in part.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+    norm = clip_gradients(model, 1.0)
+    assert norm.item() == pytest.approx((6 * 0.1**2 + 6 * 100.0**2) ** 0.5)
+    assert model.one.weight.grad.unique().tolist() == [pytest.approx(0.1)], "not cut for the other's"
+    assert sum(parameter.grad.square().sum() for parameter in model.other.parameters()).item() == pytest.approx(1.0, rel=1e-4)
 
 
 def test_the_average_follows_the_weights_and_copies_buffers() -> None:
