@@ -15,8 +15,9 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import NoneType
+from types import ModuleType, NoneType
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,7 +30,7 @@ from audiotok.stages import paths  # noqa: F401, makes ${fitted:} known
 
 _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
-ORDER = ("prepare", "fit", "tokenize", "align", "train", "synthesize", "decode", "evaluate", "report")
+ORDER = ("prepare", "fit", "tokenize", "align", "train", "synthesize", "decode", "evaluate", "report", "bench")
 EXAMPLES = """\
   audiotok prepare prompts/tts
   audiotok tokenize prompts/resynthesis tokenizer=dmel_80hz
@@ -71,8 +72,30 @@ def _dispatch(argv: list[str]) -> None:
         print(stage_help(name))
         return
     sys.path.append(str(Path.cwd()))  # last, so that a component of the user's own is found and shadows nothing
-    cfg = load(argv[1], argv[2:])
-    importlib.import_module(f"audiotok.stages.{name}").run(cfg)
+    stage = importlib.import_module(f"audiotok.stages.{name}")
+    if name == "report" and Path(argv[1]).is_dir():
+        stage.draw(Path(argv[1]), argv[2:])
+    elif name == "bench":
+        _bench(stage, argv[1], argv[2:])
+    else:
+        stage.run(load(argv[1], argv[2:]))
+
+
+def _bench(stage: ModuleType, suite: str, overrides: Sequence[str]) -> None:
+    """The suite for each of the tokenizers that `tokenizer=one,another` names; one that cannot be made does not stop the others."""
+    named = [text for text in overrides if text.startswith("tokenizer=")]
+    others = [text for text in overrides if text not in named]
+    failed = []
+    for choice in named[-1].removeprefix("tokenizer=").split(",") if named else [None]:
+        try:
+            stage.run(load(suite, others if choice is None else [*others, f"tokenizer={choice}"]))
+        except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+            if len(named[-1].split(",")) == 1 if named else True:
+                raise
+            print(f"audiotok: {choice}: {_one_line(error)}", file=sys.stderr)
+            failed.append(choice)
+    if failed:
+        raise ValueError(f"not benched: {', '.join(map(str, failed))}; the reasons are above")
 
 
 def stage_names() -> list[str]:
@@ -119,6 +142,7 @@ def group_options(group: str) -> list[str]:
 def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
     folder, name, label = _locate(recipe)
+    overrides, own = foreign_tokenizer(overrides)
     configs = [root / "configs" for root in roots()[1:] if (root / "configs").is_dir()]
     search = ",".join(f"'file://{path}'" for path in (folder.parent, *configs))
     wanted = [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
@@ -133,7 +157,34 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     with open_dict(cfg):
         del cfg["hydra"]
         cfg.choices = choices
+        if own is not None:
+            cfg.tokenizer, cfg.choices.tokenizer = own
     return cfg
+
+
+def foreign_tokenizer(overrides: Sequence[str]) -> tuple[list[str], tuple[DictConfig, str] | None]:
+    """(the other overrides; the tokenizer that tokenizer=X describes where X is no choice of configs/, with its name).
+
+    X is an importable class or function (my_package.MyTokenizer), a .yaml file with its `_target_` and arguments, or the name of an
+    installed entry point in the group audiotok.tokenizers. tokenizer.key=value are arguments of its constructor.
+    """
+    named = [text.removeprefix("tokenizer=") for text in overrides if text.startswith("tokenizer=")]
+    if not named or named[-1] in group_options("tokenizer"):
+        return list(overrides), None
+    entries = {entry.name: entry.value.replace(":", ".") for entry in entry_points(group="audiotok.tokenizers")}
+    if named[-1].endswith((".yaml", ".yml")):
+        if not Path(named[-1]).is_file():
+            raise UsageError(f"no file {named[-1]}; there are tokenizers by name: {', '.join(group_options('tokenizer'))}")
+        own, label = OmegaConf.load(named[-1]), Path(named[-1]).stem
+    elif named[-1] in entries or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", named[-1]):
+        own, label = OmegaConf.create({"_target_": entries.get(named[-1], named[-1])}), named[-1].rpartition(".")[2]
+    else:
+        return list(overrides), None  # a misspelt name: the error names the nearest
+    settings = [text for text in overrides if text.startswith("tokenizer.")]
+    own = OmegaConf.merge(own, OmegaConf.from_dotlist([text.removeprefix("tokenizer.") for text in settings]))
+    if not (isinstance(own, DictConfig) and "_target_" in own):
+        raise UsageError(f"tokenizer={named[-1]}: a mapping with a _target_ is wanted")
+    return [text for text in overrides if not text.startswith(("tokenizer=", "tokenizer."))], (own, label)
 
 
 def _locate(recipe: str) -> tuple[Path, str, str]:
@@ -161,7 +212,8 @@ def _quoted(text: str, cfg: DictConfig) -> str:
     """An override whose value is plain text for a setting that holds text, so that a sentence or a path needs no second quotes."""
     key, _, value = text.partition("=")
     known = not group_options(key) and not key.startswith(("+", "~"))
-    if not known or not isinstance(_held(cfg, key, unknown=0), (str, NoneType)):
+    held = _held(cfg, key, unknown=0) if known else 0
+    if not isinstance(held, (str, NoneType)) or (held is None and re.fullmatch(r"\[.*\]", value)):  # null may stand for a list
         return text
     try:
         override = OverridesParser.create().parse_override(text)

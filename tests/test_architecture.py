@@ -17,6 +17,7 @@ LAYERS = [
     {"models", "decoding"},
     {"training"},
     {"evaluation", "synthesis"},
+    {"bench"},
     {"stages"},
     {"cli"},
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiotok.tokenizers.base import Decoder, Tokenizer, WaveformCodec
+from audiotok.tokenizers.base import Decoder, Encoder, WaveformCodec
 
 COSTS = "costs.json"
 
@@ -36,7 +36,7 @@ def real_time_factor(system: object, wavs: Sequence[Tensor], *, sample_rate: int
     Only "both" for a codec without codes; nothing for what cannot encode. The first utterance goes through once more before, since the
     first call of a network costs what no later one does.
     """
-    there_and_back = isinstance(system, WaveformCodec) or (isinstance(system, Tokenizer) and isinstance(system, Decoder))
+    there_and_back = isinstance(system, WaveformCodec) or (isinstance(system, Encoder) and isinstance(system, Decoder))
     if not (wavs and there_and_back):
         return {}
     _seconds_of(system, wavs[0], device=device)

@@ -1,13 +1,13 @@
 """Results, training log, audio, codes -> report.html.
 
 Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
-token stores that the systems were made of.
+token stores that the systems were made of. `audiotok report FOLDER`, a folder that `audiotok bench` filled, draws its leaderboard anew.
 Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, where rates are known a figure of quality against bits,
 the training curves and the first test sentences to hear and see in every version, and results.json and results.md with the same numbers.
 Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from audiotok import files
+from audiotok.bench import leaderboard
 from audiotok.data.manifests import load_cuts
 from audiotok.evaluation import rates, report, results, scoring, sources, table
 from audiotok.stages import paths
@@ -57,6 +58,13 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     console.print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
     console.print(f"{'is there already' if made == 'present' else 'written'}: {folder / report.PAGE}", soft_wrap=True, highlight=False)
+
+
+def draw(folder: Path, overrides: Sequence[str]) -> None:
+    """The leaderboard of a folder that `audiotok bench` filled. Raises ValueError for settings: there is nothing to be told."""
+    if overrides:
+        raise ValueError(f"the page of {folder} shows what is there; got {overrides[0]!r}")
+    Console().print(f"written: {leaderboard.write(folder)}", soft_wrap=True, highlight=False)
 
 
 def _outdated(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -36,8 +36,19 @@ class Reach:
 
 
 @runtime_checkable
+class Encoder(Protocol):
+    """The least that a tokenizer of somebody's own is: audio to codes, of which `spec` says what they mean."""
+
+    spec: TokenSpec
+
+    def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes_BKN, lengths_B in frames) of mono audio at `spec.sample_rate`."""
+        ...
+
+
+@runtime_checkable
 class Tokenizer(Protocol):
-    """Audio to codes."""
+    """An encoder that also says what its frames hear."""
 
     spec: TokenSpec
     reach: Reach

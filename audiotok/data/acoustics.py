@@ -1,0 +1,77 @@
+"""Noise and rooms, in samples: what perturbations and preference pairs are made of."""
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from scipy.signal import fftconvolve
+from torch import Tensor
+from torch.nn import functional as F
+
+from audiotok import audio
+
+Color = Literal["white", "pink", "brown"]
+
+SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # of the amplitude over frequency: 0, -3 and -6 dB an octave
+LOWEST = 20.0  # Hz: below it nothing is heard, and the power of brown noise has no bound
+FRAME = 0.02  # seconds over which the level of speech is taken
+SPEAKING = 1e-4  # of the loudest frame's power: 40 dB
+DIRECT = 0.0025  # seconds
+
+
+def active_power(wav_T: Tensor, sample_rate: int) -> float:
+    """Mean power over the frames of 20 ms within 40 dB of the loudest: pauses and padding do not change it. 0 for silence."""
+    frame = round(FRAME * sample_rate)
+    frames_NT = F.pad(wav_T.double(), (0, -len(wav_T) % frame)).unflatten(0, (-1, frame))
+    power_N = frames_NT.square().mean(dim=1)
+    return float(power_N[power_N >= SPEAKING * power_N.max()].mean())
+
+
+def mixed(wav_T: Tensor, noise_T: Tensor, sample_rate: int, *, snr: float) -> Tensor:
+    """Speech and noise [T] at `snr` dB of the speech where it speaks to the noise over all. Raises ValueError for silence."""
+    speech, noise = active_power(wav_T, sample_rate), float(noise_T.double().square().mean())
+    if not (speech and noise):
+        raise ValueError(f"noise: a ratio to silence is not defined, the {'noise' if speech else 'speech'} is silent; leave it out")
+    return wav_T + noise_T.to(wav_T) * (speech / noise / 10 ** (snr / 10)) ** 0.5
+
+
+def colored_noise(color: Color, samples: int, sample_rate: int, *, generator: torch.Generator) -> Tensor:
+    """wav_T of power 1 on average: white noise whose spectrum is bent, without anything below 20 Hz where it is not white."""
+    white_T = torch.randn(samples, generator=generator, dtype=torch.float64)
+    if color == "white":
+        return white_T.float()
+    hertz = torch.fft.rfftfreq(samples, 1 / sample_rate, dtype=torch.float64)
+    shape = torch.where(hertz >= LOWEST, hertz.clamp(min=LOWEST) ** SLOPES[color], 0)
+    noise_T = torch.fft.irfft(torch.fft.rfft(white_T) * shape, samples)
+    return (noise_T / noise_T.square().mean().sqrt()).float()
+
+
+def repeated(noise_T: Tensor, samples: int, *, generator: torch.Generator) -> Tensor:
+    """So many samples of a recording, from a random one on and over again."""
+    start = int(torch.randint(len(noise_T), (1,), generator=generator))
+    return noise_T[(start + torch.arange(samples)) % len(noise_T)]
+
+
+def reverberated(wav_T: Tensor, impulse_T: Tensor) -> Tensor:
+    """wav_T as long, convolved with an impulse response of energy 1 whose highest peak is taken to lie at 0 and to be positive."""
+    peak = int(impulse_T.abs().argmax())
+    impulse_T = impulse_T / impulse_T.norm() * impulse_T[peak].sign()
+    convolved = fftconvolve(wav_T.cpu().double().numpy(), impulse_T.double().numpy())[peak : peak + len(wav_T)]
+    return torch.from_numpy(convolved).to(wav_T)
+
+
+def direct_to_reverberant(impulse_T: Tensor, sample_rate: int) -> float:
+    """The energy of the direct path, 2.5 ms around the highest peak, over that of all else, in dB; inf where there is nothing else."""
+    around, peak = round(DIRECT * sample_rate), int(impulse_T.abs().argmax())
+    energy_T = impulse_T.double().square()
+    direct = float(energy_T[max(peak - around, 0) : peak + around + 1].sum())
+    rest = float(energy_T.sum()) - direct
+    return 10 * math.log10(direct / rest) if rest > 0 else math.inf
+
+
+@lru_cache(maxsize=32)
+def recording(path: str, sample_rate: int) -> Tensor:
+    """wav_T of a file at a rate, read once. Nothing may write into it."""
+    wav_T, recorded_at = audio.read(path)
+    return audio.resample(wav_T, recorded_at, sample_rate)
