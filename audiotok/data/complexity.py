@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from types import FunctionType, ModuleType
@@ -174,12 +174,12 @@ def time_to_first_code(stream: Streaming, wav_T: Tensor, *, chunk: float) -> Fir
 
 
 def peak_memory(make: Callable[[], Any], wav_T: Tensor, *, device: str) -> dict[str, int] | None:
-    """Bytes that encoding and decoding one utterance takes: {"loaded": by `make()` and what it keeps, "work": at the peak, beyond that}.
+    """Bytes of memory: {"loaded": what stays once `make()` was called and an utterance went through, "work": the most beyond that}.
 
-    Measured in a process of its own that does nothing else, as memory that was freed before is not seen to be used again. On a CPU that
-    is the largest resident set, as the system counts it: what native code takes is in it, and the libraries that are loaded on the way.
-    On a GPU it is PyTorch's own count of that GPU's memory. `make` must be picklable, such as a function of a module or a partial of one.
-    None where a CPU's peak cannot be read (only Linux tells it).
+    "loaded" holds the weights and the libraries that come with the first use, "work" grows with the utterance. Measured in a process of
+    its own, as memory that this one was given before is not seen to be used again. On a CPU it is the resident set as the system counts
+    it, native code's too; on a GPU PyTorch's own count. `make` must be picklable: a function of a module, or a partial of one. None where
+    a CPU's peak cannot be read (only Linux tells it).
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_memory, make, wav_T.cpu().numpy(), device, torch.get_num_threads()).result()
@@ -194,15 +194,17 @@ def _peak_memory(make: Callable[[], Any], samples: Any, device: str, threads: in
     now, peak = (_gpu_now, _gpu_peak) if on_gpu else (_resident, _largest_resident)
     before = now()
     system = make()
-    if on_gpu:  # networks move where the samples are
-        with torch.inference_mode():
-            system.encode(wav_1T[:, : ceil(system.spec.hop)], torch.tensor([ceil(system.spec.hop)], device=device))
+    _there_and_back(system, wav_1T, length_1)  # libraries are loaded, and networks move where the samples are
     loaded = now()
-    with torch.inference_mode():
-        codes_1KN, frames_1 = system.encode(wav_1T, length_1)
-        if isinstance(system, Decoder):
-            system.decode(codes_1KN, frames_1)
+    _there_and_back(system, wav_1T, length_1)
     return {"loaded": loaded - before, "work": max(peak() - loaded, 0)}
+
+
+@torch.inference_mode()
+def _there_and_back(system: Any, wav_1T: Tensor, length_1: Tensor) -> None:
+    codes_1KN, frames_1 = system.encode(wav_1T, length_1)
+    if isinstance(system, Decoder):
+        system.decode(codes_1KN, frames_1)
 
 
 def _resident() -> int:

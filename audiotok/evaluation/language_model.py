@@ -10,7 +10,7 @@ What a model foretells, `bits(codes_KN)`, is -log2 p of each code [K, N]; their 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, log2
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -175,7 +175,8 @@ def fit(train: Sequence[Tensor], spec: TokenSpec, *, size: Size, budget: Budget,
 @torch.no_grad()
 def _begin_with_shares(network: CodeNetwork, unigram: Unigram) -> None:
     """Foretell the share of each code, whatever came before: a small corpus need not teach what counting tells."""
-    for head, bits_V in zip(network.heads, unigram.tables):
+    heads: Any = network.heads
+    for head, bits_V in zip(heads, unigram.tables):
         head.weight.zero_()
         head.bias.copy_(-bits_V * log(2))
 

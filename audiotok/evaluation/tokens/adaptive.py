@@ -28,8 +28,8 @@ def adaptive_bits(
         codebook 1    past past  ?
         codebook 0              below
 
-    What was `seen` before (a training set) has been learnt and is not counted; learning goes on. No codebook takes more than log2 K bits a
-    code and log2(order + 3) bits in all on top, however little there is to learn.
+    What was `seen` before (a training set) has been learnt and is not counted; learning goes on. With nothing seen, no codebook takes more
+    than log2 V bits a code, V its size, and log2(order + 3) bits in all on top, however little there is to learn.
     """
     corpus = [of_sizes(codes_KN, sizes) for codes_KN in (*seen, *utterances)]
     before = sum(codes_KN.shape[1] for codes_KN in corpus[: len(seen)])
