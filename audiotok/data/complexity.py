@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from audiotok.tokenizers.base import Decoder, Streaming, Tokenizer
+from audiotok.tokenizers.base import Decoder, Encoder, Streaming, Tokenizer
 from audiotok.types import TokenSpec
 
 MEMORY_STATUS, MEMORY_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -55,7 +55,7 @@ def multiply_adds(system: object, *, seconds: float) -> MultiplyAdds:
 
     None, with the reason, for a network that PyTorch does not run (LiteRT, CTranslate2, ONNX) and what has no codes.
     """
-    if not isinstance(system, Tokenizer):
+    if not isinstance(system, Encoder):
         return MultiplyAdds(None, None, "it has no codes: what its program computes is not seen", {})
     if engine := other_engine(system):
         return MultiplyAdds(None, None, f"its network is run by {engine}, and only PyTorch's operations are seen", {})

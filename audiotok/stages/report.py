@@ -1,7 +1,8 @@
 """Results, training log, audio, codes -> report.html.
 
 Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
-token stores that the systems were made of. `audiotok report FOLDER`, a folder that `audiotok bench` filled, draws its leaderboard anew.
+token stores that the systems were made of. Of a suite, or of a FOLDER that
+`audiotok bench` filled (`audiotok report bench`): its leaderboard, drawn anew.
 Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, where rates are known a figure of quality against bits,
 the training curves and the first test sentences to hear and see in every version, and results.json and results.md with the same numbers.
 Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
@@ -30,6 +31,9 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "report")
 
 
 def run(cfg: DictConfig) -> None:
+    if "tasks" in cfg:
+        draw(Path(cfg.bench.root), [])
+        return
     evaluation, folder = paths.evaluation(cfg), paths.report(cfg)
     summaries = results.read(evaluation)
     log = logging.read(paths.train(cfg))

@@ -22,6 +22,7 @@ from audiotok.tokenizers.encodec_streaming import CausalStream
 from audiotok.tokenizers.streaming import Windowed
 from audiotok.types import TokenSpec
 
+FILLING = 14.0  # seconds of noise: more frames at 75 a second than a codebook's 1,024 entries
 CHECKPOINTS = {24000: "encodec_24khz-d7cc33bc.th", 48000: "encodec_48khz-7e698e3e.th"}  # the suffix begins the file's SHA-256
 
 
@@ -61,18 +62,20 @@ class Encodec:
         cls, path: str | Path | None, *, sample_rate: Literal[24000, 48000], bandwidth: float, level: float | None
     ) -> "Encodec":
         """The published network: from a checkpoint file, a folder that holds it under its published name, or (None) its own site."""
-        try:
-            from encodec import EncodecModel  # noqa: PLC0415
-        except ImportError as error:
-            raise ValueError("encodec: the package is not installed; pip install 'audiotok[encodec]'") from error
-        makers = {24000: EncodecModel.encodec_model_24khz, 48000: EncodecModel.encodec_model_48khz}
-        if sample_rate not in makers:
-            raise ValueError(f"encodec: got sample_rate={sample_rate}; there are networks for {', '.join(map(str, makers))} Hz")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*weight_norm. is deprecated")
-            network = makers[sample_rate](pretrained=False)
-        network.overlap = 0.0
+        network = _network(sample_rate)
         return cls(load_weights(network, _located(path, CHECKPOINTS[sample_rate])), bandwidth=bandwidth, level=level)
+
+    @classmethod
+    def untrained(cls, *, sample_rate: Literal[24000, 48000], bandwidth: float, level: float | None, seed: int) -> "Encodec":
+        """The same network with weights drawn at random: a negative control of the benchmark.
+
+        The codebooks, which the package leaves at zero for k-means to fill, are residuals of the random encoder on noise.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _network(sample_rate)
+            _fill_codebooks(network, seconds=FILLING)
+        return cls(network, bandwidth=bandwidth, level=level)
 
     def encode(self, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(codes_BKN, lengths_B in frames), coarsest codebook first."""
@@ -209,6 +212,32 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
     except (UnpicklingError, RuntimeError, EOFError, BadZipFile, TypeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: not the weights of this network ({reason}); download it again") from error
+    return network
+
+
+@torch.no_grad()
+def _fill_codebooks(network: Any, *, seconds: float) -> None:
+    wav_BCT = torch.randn(1, network.channels, round(seconds * network.sample_rate)) * 0.1
+    residual_ND = network.eval().encoder(wav_BCT)[0].T
+    for layer in network.quantizer.vq.layers:
+        codebook_VD = residual_ND[torch.randperm(len(residual_ND))[: layer.codebook.shape[0]]]
+        layer._codebook.embed.copy_(codebook_VD)
+        residual_ND = residual_ND - codebook_VD[torch.cdist(residual_ND, codebook_VD).argmin(dim=1)]
+
+
+def _network(sample_rate: int) -> Any:
+    """The package's network of that rate, with the weights it draws."""
+    try:
+        from encodec import EncodecModel  # noqa: PLC0415
+    except ImportError as error:
+        raise ValueError("encodec: the package is not installed; pip install 'audiotok[encodec]'") from error
+    makers = {24000: EncodecModel.encodec_model_24khz, 48000: EncodecModel.encodec_model_48khz}
+    if sample_rate not in makers:
+        raise ValueError(f"encodec: got sample_rate={sample_rate}; there are networks for {', '.join(map(str, makers))} Hz")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*weight_norm. is deprecated")
+        network = makers[sample_rate](pretrained=False)
+    network.overlap = 0.0
     return network
 
 
