@@ -4,6 +4,8 @@ On a cluster the same cells are Ray tasks (`on_ray`). Whoever runs them, a cell'
 as it is done, so that a killed grid goes on with the cells that are missing.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
@@ -66,7 +68,8 @@ def on_ray(make: Callable[[], Work], cells: Sequence[Any], *, address: str) -> I
         import ray  # noqa: PLC0415, optional
     except ImportError as error:
         raise ValueError("bench.ray is set but Ray is not installed; pip install ray, or set bench.ray=null") from error
-    ray.init(address=address, ignore_reinit_error=True)
+    path = os.pathsep.join(entry for entry in sys.path if entry)  # where a tokenizer of the user's own is found
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
 
     @ray.remote(num_cpus=1, max_retries=0)
     def work(cell: Any) -> Any:

@@ -43,8 +43,8 @@ def run(cfg: DictConfig) -> None:
     if "tasks" not in cfg:
         raise ValueError(f"{cfg.recipe} is no suite: it names no tasks; suites are recipes such as suites/mini")
     bound_kernel_cache()
-    corpora = {name: _corpus(cfg, name) for name in cfg.corpora}
-    alignments = {name: _alignment(cfg, name) for name in cfg.bench.aligned}
+    corpora = {name: folder for name in cfg.corpora if (folder := _corpus(cfg, name, console)) is not None}
+    alignments = {name: _alignment(cfg, name) for name in cfg.bench.aligned if name in corpora}
     root = Path(cfg.bench.root) / cfg.recipe.rpartition("/")[2]
     files.write_json(root / suite.SUITE, {"suite": cfg.recipe, "tasks": OmegaConf.to_container(cfg.tasks, resolve=True)})
     references = {name: OmegaConf.to_container(node, resolve=True) for name, node in cfg.get("references", {}).items()}
@@ -58,10 +58,17 @@ def run(cfg: DictConfig) -> None:
     console.print(f"written: {page}", soft_wrap=True, highlight=False)
 
 
-def _corpus(cfg: DictConfig, name: str) -> Path:
-    """The manifests of one of the suite's corpora, prepared if they are not yet."""
+def _corpus(cfg: DictConfig, name: str, console: Console) -> Path | None:
+    """The manifests of one of the suite's corpora, prepared if they are not yet; None, said so, where nobody told where it is."""
     own = _of_corpus(cfg, name)
-    prepare.run(own)
+    try:
+        prepare.run(own)
+    except ValueError as error:
+        if "is not set" not in str(error):
+            raise
+        told = str(error).replace("data.", f"corpora.{name}.")
+        console.print(f"without the corpus {name}: {told}", soft_wrap=True, markup=False)
+        return None
     return paths.manifests(own)
 
 
@@ -82,7 +89,7 @@ def _of_corpus(cfg: DictConfig, name: str) -> DictConfig:
 
 def _fitted(cfg: DictConfig) -> dict[str, Any]:
     """The tokenizer's settings; fitted to the suite's training speech, where it has to be."""
-    own = _of_corpus(cfg, cfg.bench.fit_on)
+    own = _of_corpus(cfg, cfg.bench.fit_on)  # `fitted: ${fitted:}` depends on the corpus
     system = instantiate(own.tokenizer)
     if isinstance(system, Fittable) and not _has_spec(system):
         fit.run(own)

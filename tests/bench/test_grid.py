@@ -1,5 +1,6 @@
 """A cell that dies, hangs or raises takes no other with it."""
 
+import importlib.util
 import os
 import time
 
@@ -41,7 +42,18 @@ def test_no_cells_start_no_process() -> None:
 
 
 def test_ray_is_named_where_it_is_missing() -> None:
-    if grid.__dict__.get("ray") or __import__("importlib").util.find_spec("ray"):
+    if importlib.util.find_spec("ray"):
         pytest.skip("Ray is installed")
     with pytest.raises(ValueError, match="pip install ray"):
         list(grid.on_ray(worker, ["a"], address="auto"))
+
+
+def test_the_same_on_a_ray_of_this_machine() -> None:
+    ray = pytest.importorskip("ray", reason="pip install ray")
+    try:
+        found = dict(grid.on_ray(worker, ["a", "dies", "b"], address="local"))
+    finally:
+        ray.shutdown()
+    assert sorted(found) == ["a", "b", "dies"]
+    assert isinstance(found["dies"], Broken) and found["dies"].verdict == "died"
+    assert found["a"].startswith("a of") and found["b"].startswith("b of")
