@@ -30,8 +30,8 @@ class AdversarialCodec(nn.Module):
     """A codec, or a vocoder, that learns to sound like speech from discriminators that learn to tell the two apart.
 
     The loss is the codec's plus the discriminators', each blind to the other's weights: the codec is judged by discriminators whose
-    weights are detached, the discriminators by decoded speech that is detached. So one optimiser makes both steps at once; the discriminators
-    learn at `rate` times the codec's learning rate, and neither's gradient is cut for the other's.
+    weights are detached, the discriminators by decoded speech that is detached. So one optimiser makes both steps at once; the
+    discriminators learn at `rate` times the codec's learning rate, and neither's gradient is cut for the other's.
 
     `balance` makes one loss of those at the decoded waveform: `mel`, `stft`, `adversarial`, `matching` (of feature maps). For the first
     `quiet_steps` steps discriminators learn and are not heard. In a share `update_share` of the steps they learn, in all of them they are
