@@ -100,14 +100,14 @@ def test_heads_are_fitted_as_dasb_fits_them(tasks: dict[str, Any]) -> None:
 def test_every_selection_of_every_task_finds_utterances(subject: Subject, tasks: dict[str, Any]) -> None:
     for name, task in tasks.items():
         chosen = list(selections(task))
-        assert len(chosen) == (1 if name == "reconstruction" else 2), name
+        assert 1 <= len(chosen) <= 4, name
         found = [{cut.id for cut in subject.cuts(selection)} for selection in chosen]
-        assert not (len(found) == 2 and found[0] & found[1]), name
+        assert all(not (one & other) for place, one in enumerate(found) for other in found[place + 1 :]), name
 
 
 def test_what_is_trained_on_has_two_utterances_and_more_of_every_label_that_is_tested(subject: Subject, tasks: dict[str, Any]) -> None:
     for name in ("intent", "emotion", "keywords", "speakers", "sound_events", "genres"):
-        train, test = (Counter(value_of(cut, tasks[name].target) for cut in subject.cuts(part)) for part in tasks[name].selections)
+        train, test = (Counter(value_of(cut, tasks[name].target) for cut in subject.cuts(part)) for part in tasks[name].selections[:2])
         assert len(train) > 1 and set(test) <= set(train) and min(train.values()) > 1, name
 
 
@@ -155,7 +155,7 @@ def test_a_corpus_without_a_root_says_which_and_where_to_get_it(bare: DictConfig
 
 def test_one_root_serves_all_that_is_made_from_one_release(told: list[str], suite: DictConfig) -> None:
     named = {text.split(".")[1] for text in told}
-    assert set(suite.corpora) - named == {"librispeech_960", "voxceleb1_verification"}
+    assert set(suite.corpora) - named == {"librispeech_960", "librispeech_other", "voxceleb1_verification"}
     assert suite.corpora.librispeech_960.root == suite.corpora.libri2mix.librispeech == suite.corpora.librispeech.root
     assert suite.corpora.voxceleb1_verification.root == suite.corpora.voxceleb1_identification.root
 

@@ -45,7 +45,7 @@ def write(path: Path, lines: Iterable[str]) -> None:
 
 def tiny_librispeech(folder: Path, speech: Path) -> Path:
     """Three utterances of each of two speakers in each part."""
-    parts = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "test-clean")
+    parts = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "test-clean", "test-other")
     spoken = {name: clips(speech, "librispeech", split="test", speaker=name) for name in ("1688", "1998", "2033", "2414", "2609", "3005")}
     for number, part in enumerate(parts):
         for place, speaker in enumerate(list(spoken)[number : number + 2]):

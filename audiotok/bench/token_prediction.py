@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiotok.bench.downstream import is_embedded
+from audiotok.bench.examples import starting_vectors
 from audiotok.bench.mixtures import Mixture
 from audiotok.bench.reconstruction import scored
 from audiotok.bench.scores import percent
@@ -15,7 +15,6 @@ from audiotok.bench.subject import Selection, Subject, described
 from audiotok.bench.task import Axis, Outcome, Score
 from audiotok.evaluation import scoring, sources
 from audiotok.evaluation.metric import Metric, MetricFailure, NotApplicable
-from audiotok.evaluation.probes.embedding import codec_vectors
 from audiotok.evaluation.probes.inputs import Labelled, ProbeInput
 from audiotok.evaluation.probes.token_prediction import PredictorSettings, commonest, predict_tokens
 from audiotok.evaluation.reconstruction import si_sdr
@@ -34,12 +33,12 @@ class TokenPrediction:
     seeded = True
 
     def __init__(
-        self, *, train: Mixtures, test: Mixtures, dev_share: float, settings: PredictorSettings, metrics: Mapping[str, Metric],
+        self, *, train: Mixtures, test: Mixtures, dev: Mixtures | float, settings: PredictorSettings, metrics: Mapping[str, Metric],
         primary: Sequence[str], from_codec: bool,
     ) -> None:  # fmt: skip
         self.train, self.test = train, test
         self.selections: tuple[Selection, ...] = ()
-        self.dev_share = dev_share
+        self.dev = dev
         self.settings = settings
         self.metrics = metrics
         self.primary = primary
@@ -50,8 +49,8 @@ class TokenPrediction:
         train = [self._labelled(subject, one) for one in self.train(subject, spec.sample_rate)]
         mixtures = {one.id: one for one in self.test(subject, spec.sample_rate)}
         test = [self._labelled(subject, one) for one in mixtures.values()]
-        held = max(1, round(self.dev_share * len(train)))
-        vectors = codec_vectors(subject.tokenizer.wrapped) if self.from_codec and is_embedded(subject) else None
+        train, dev = self._held_out(subject, train)
+        vectors = starting_vectors(subject) if self.from_codec else None
         told: dict[str, Any] = {
             "codebook_sizes": spec.codebook_sizes,
             "settings": self.settings,
@@ -59,16 +58,23 @@ class TokenPrediction:
             "device": subject.device,
             "vectors": vectors,
         }
-        found = predict_tokens(train[held:], test, dev=train[:held], **told)
-        chance = commonest(train[held:], test, codebook_sizes=spec.codebook_sizes)
+        found = predict_tokens(train, test, dev=dev, **told)
+        chance = commonest(train, test, codebook_sizes=spec.codebook_sizes)
         error = percent("token_errors", "Token error rate", found.tokens, "lower", primary=True, chance=chance.token_error_rate)
-        detail: dict[str, Any] = {"codebooks": found.codebooks, "train": len(train) - held, "test": len(test)}
+        detail: dict[str, Any] = {"codebooks": found.codebooks, "train": len(train), "test": len(test)}
         if not subject.tokenizer.decodes:
             return Outcome((error,), detail)
         clean = {one.id: _speakers(one) for one in test}
         scores = self._heard(subject, mixtures, found.codes, prefix="", label="")
         scores += self._heard(subject, mixtures, clean, prefix="ceiling_", label="Ceiling: ")
         return Outcome((error, *scores), detail, judges={name: metric.judge for name, metric in self.metrics.items()})
+
+    def _held_out(self, subject: Subject, train: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+        """(train, dev)."""
+        if not isinstance(self.dev, float):
+            return train, [self._labelled(subject, one) for one in self.dev(subject, subject.spec.sample_rate)]
+        held = max(1, round(self.dev * len(train)))
+        return train[held:], train[:held]
 
     def _labelled(self, subject: Subject, one: Mixture) -> Labelled:
         spec = subject.spec
