@@ -162,7 +162,7 @@ def test_one_root_serves_all_that_is_made_from_one_release(told: list[str], suit
 
 def test_one_setting_says_by_which_whisper_all_speech_is_judged(bare: DictConfig) -> None:
     judged = [task.metrics for task in bare.tasks.values() if "metrics" in task]
-    assert len(judged) == 7 and {metrics.words.model for metrics in judged} == {"small"}
+    assert len(judged) == 7 and {metrics.words.model for metrics in judged if "words" in metrics} == {"small"}
     assert {metrics.words_lost.model for metrics in judged} == {"small"}
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from audiotok import cli
 
 SCRIPTS = sorted((cli.ROOT / "egs").rglob("run.sh"))
-SUITES_OWN = {"task", "probe", "fitting", "reference"}  # which no recipe but a suite has, and a suite has many times
+SUITES_OWN = {"task", "probe", "fitting", "reference", "taxonomy"}  # which no recipe but a suite has, and a suite has many times
 CHOICES = [(path.parent.name, path.stem) for path in sorted((cli.ROOT / "configs").glob("*/*.yaml"))]
 
 

@@ -211,10 +211,17 @@ def _listen(cfg: DictConfig, subject: Subject, root: Path, folder: Path, console
         console.print(f"{subject.label}: no audio for the page: {error}", soft_wrap=True, markup=False)
 
 
+def _taxonomy(cfg: DictConfig, label: str, *, reference: bool) -> Any:
+    """What the suite says of the tokenizer, by its label or its choice."""
+    known = cfg.get("taxonomy", {})
+    found = known.get(label) or (None if reference else known.get(cfg.choices.tokenizer))
+    return {} if found is None else OmegaConf.to_container(found)
+
+
 def _told(cfg: DictConfig, subject: Subject, node: Any, reference: bool) -> dict[str, Any]:
     """tokenizer.json."""
     told: dict[str, Any] = {"label": subject.label, "settings": node, "reference": reference, "family": None}
-    told["taxonomy"] = OmegaConf.to_container(cfg.taxonomy.get(subject.label, {})) if "taxonomy" in cfg else {}
+    told["taxonomy"] = _taxonomy(cfg, subject.label, reference=reference)
     if isinstance(subject.system, Checked):
         spec = subject.system.spec
         told["spec"] = {"sample_rate": spec.sample_rate, "frame_rate": str(spec.frame_rate), "codebook_sizes": list(spec.codebook_sizes)}

@@ -29,3 +29,9 @@ def test_stab_is_the_part_of_mini_that_trains_nothing() -> None:
     mini, stab = (cli.load(f"suites/{name}", []) for name in ("mini", "stab"))
     assert set(stab.tasks) < set(mini.tasks)
     assert all(stab.tasks[name] == mini.tasks[name] for name in stab.tasks)
+
+
+def test_every_tokenizer_that_has_codes_is_in_the_taxonomy() -> None:
+    known = set(cli.load("suites/mini", []).taxonomy)
+    choices = {name for name in cli.group_options("tokenizer") if not name.startswith(("opus", "codec2"))}
+    assert known == choices
