@@ -1,6 +1,5 @@
 """Multiply-adds against hand formulas, memory against what was allocated, latency against what a tokenizer hears."""
 
-import time
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -132,7 +131,10 @@ def test_latency_is_a_hop_and_the_look_ahead_and_none_where_the_end_is_heard():
 
 
 class SlowStream:
-    """Gives its first code once it has heard 25 samples; each push takes 30 ms."""
+    """Gives its first code once it has heard 25 samples; each push takes 30 ms of its own clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
 
     spec = TokenSpec(RATE, Fraction(RATE, HOP), (2,), "slow")
 
@@ -140,7 +142,7 @@ class SlowStream:
         return {"heard": torch.tensor(0)}
 
     def push(self, state: StreamState, wav_T: Tensor) -> tuple[Tensor, StreamState]:
-        time.sleep(0.03)
+        self.now += 0.03
         heard = state["heard"] + len(wav_T)
         return torch.zeros(1, int(heard >= 25), dtype=torch.long), {"heard": heard}
 
@@ -152,11 +154,12 @@ class SlowStream:
     ("chunk", "heard", "work", "seconds"),
     [(0.01, 0.03, 0.09, 0.10), (0.02, 0.04, 0.06, 0.08), (0.1, 0.1, 0.03, 0.13)],  # faster chunks than the work: they queue
 )
-def test_the_first_code_waits_for_its_sound_and_for_the_work_on_what_came_before(chunk, heard, work, seconds):
-    first = complexity.time_to_first_code(SlowStream(), torch.zeros(RATE), chunk=chunk)
+def test_the_first_code_waits_for_its_sound_and_for_the_work_on_what_came_before(chunk, heard, work, seconds, monkeypatch):
+    stream = SlowStream()
+    monkeypatch.setattr(complexity, "perf_counter", lambda: stream.now)
+    first = complexity.time_to_first_code(stream, torch.zeros(RATE), chunk=chunk)
     assert first.heard == heard
-    assert work <= first.work < work + 0.02
-    assert seconds <= first.seconds < seconds + 0.02
+    assert (first.work, first.seconds) == (pytest.approx(work), pytest.approx(seconds))
 
 
 def test_the_first_code_of_a_real_tokenizer_comes_once_it_has_heard_its_frame_and_the_look_ahead(wav_16k):
