@@ -20,6 +20,8 @@ from audiotok.bench.checks import Broken
 
 Work = Callable[[Any], Any]  # of one cell
 
+GOODBYE = 5.0  # seconds
+
 
 @dataclass
 class _Process:
@@ -51,6 +53,10 @@ def in_processes(make: Callable[[], Work], cells: Sequence[Any], *, num: int, se
                     _give(one, waiting.pop(), seconds)
     finally:
         for one in processes:
+            one.connection.close()  # at which what waits for a cell ends by itself
+        for one in processes:
+            if one.cell is None:
+                one.process.join(GOODBYE)
             one.process.kill()
             one.process.join()
 

@@ -18,7 +18,7 @@ def work(cell):
     if cell == "dies":
         os._exit(7)
     if cell == "hangs":
-        time.sleep(60)
+        time.sleep(600)
     return f"{cell} of {os.getpid()}"
 
 
@@ -26,7 +26,7 @@ def test_every_cell_is_done_once_whichever_dies_or_hangs() -> None:
     cells = ["a", "dies", "b", "hangs", "c", "d"]
     started = time.perf_counter()
     found = dict(grid.in_processes(worker, cells, num=2, seconds=8.0))
-    assert time.perf_counter() - started < 40
+    assert time.perf_counter() - started < 300
     assert sorted(found) == sorted(cells)
     assert {name: result.verdict for name, result in found.items() if isinstance(result, Broken)} == {"dies": "died", "hangs": "timed_out"}
     assert "exit code 7" in found["dies"].reason
