@@ -44,8 +44,8 @@ def _score(metric: str, column: Column, rows: Sequence[scoring.Row], *, primary:
     failures: dict[str, int] = {}
     for row in rows:
         if row.get(column.name) is None:
-            reason = row.get(f"{metric}_failed") or row.get(f"{metric}_skipped") or "no score"
-            failures[reason] = failures.get(reason, 0) + 1
+            if reason := row.get(f"{metric}_failed"):  # what is skipped was not asked: no text, no weights
+                failures[reason] = failures.get(reason, 0) + 1
         elif column.kind == "ratio":
             items[row["id"]] = Ratio(row[f"{column.name}_numerator"], row[f"{column.name}_denominator"])
         else:

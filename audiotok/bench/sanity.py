@@ -78,11 +78,11 @@ def _better(left: Measured, right: Measured, compare: Compare) -> bool:
 def copied_tokenizers(scores: Iterable[Measured]) -> list[Finding]:
     """No two tokenizers have four values or more to the last bit in common.
 
-    Whole numbers and costs are not counted: 0, 1, or a number of parameters may well be the same.
+    Whole numbers, costs and what is neither good nor bad (a ratio of lengths) are not counted: they may well be the same.
     """
     values: dict[str, dict[Key, float]] = {}
     for one in scores:
-        if one.axis != "cost" and one.mean is not None and not one.mean.is_integer():
+        if one.axis != "cost" and one.column.better != "neither" and one.mean is not None and not one.mean.is_integer():
             values.setdefault(one.tokenizer, {})[one.key] = one.mean
     found = []
     for left, right in combinations(values, 2):
@@ -156,17 +156,20 @@ def disguised_failures(scores: Iterable[Measured]) -> list[Finding]:
         if floored:
             what = f"{where}: exactly {DISGUISES[one.column.name]:g} for {floored} of {len(values)} items, which stands for a failure"
             found.append(Finding("disguised_failures", (one.tokenizer,), what, "error" if floored == len(values) else "warning"))
-        elif (
-            len(values) >= COPIED and len(set(values)) == 1 and one.axis in ("reconstruction", "downstream") and one.tokenizer != RECORDINGS
-        ):
+        elif len(values) >= COPIED and len(set(values)) == 1 and _varies(one) and not _perfect(one, values[0]):
             what = f"{where}: {one.text(values[0])} for every one of {len(values)} items"
             found.append(Finding("disguised_failures", (one.tokenizer,), what, "warning"))
     return found
 
 
 def _varies(one: Measured) -> bool:
-    """Whether its items should differ; the recordings compared with themselves do not."""
-    return one.axis in ("reconstruction", "downstream") and one.tokenizer != RECORDINGS
+    """Whether its items should differ; the recordings compared with themselves do not, nor need what is neither good nor bad."""
+    return one.column.better != "neither" and one.axis in ("reconstruction", "downstream") and one.tokenizer != RECORDINGS
+
+
+def _perfect(one: Measured, value: float) -> bool:
+    """Whether it is a share and the best there is: all may be right."""
+    return one.column.unit == "%" and value == {"higher": 1.0, "lower": 0.0}.get(one.column.better)
 
 
 def values_without_items(scores: Iterable[Measured]) -> list[Finding]:
@@ -217,27 +220,38 @@ def missing_cells(entries: Sequence[Entry]) -> list[Finding]:
 
 
 def failed_cells(rows: Iterable[Row]) -> list[Finding]:
-    """A cell has no verdict against its tokenizer, all of its values, and a score for every item."""
-    found = []
+    """A cell has no verdict against its tokenizer, no value that is no number, and a score for every item.
+
+    What was not asked (no text, no weights at hand) is no failure. The same failure of several scores, seeds and tokenizers is one finding.
+    """
+    found: list[Finding] = []
+    lost: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for row in rows:
         where = f"{row.task}, seed {row.seed}"
         if row.verdict not in (OK, NOT_APPLICABLE):
             found.append(Finding("failed_cells", (row.tokenizer,), f"{where}: {row.verdict}: {row.reason}", "error"))
-        elif unmeasured := [score.column.name for score in row.scores if score.value is None or score.value != score.value]:
-            found.append(Finding("failed_cells", (row.tokenizer,), f"{where}: no value of {', '.join(unmeasured)}", "warning"))
+        elif unmeasured := [score.column.name for score in row.scores if score.value is not None and score.value != score.value]:
+            found.append(Finding("failed_cells", (row.tokenizer,), f"{where}: no number for {', '.join(unmeasured)}", "error"))
         for score in row.scores:
-            reasons = "; ".join(f"{count} items: {reason}" for reason, count in score.failures.items() if count)
-            if reasons:
-                found.append(Finding("failed_cells", (row.tokenizer,), f"{where}, {score.column.name}: {reasons}", "warning"))
+            for reason, count in score.failures.items():
+                if not count:
+                    continue
+                lost.setdefault((row.task, f"{count} items: {reason}"), []).append((row.tokenizer, score.column.name))
+    for (task, reason), where_lost in lost.items():
+        names = ", ".join(_unique(name for _, name in where_lost))
+        found.append(Finding("failed_cells", _unique(one for one, _ in where_lost), f"{task}, {names}: {reason}", "warning"))
     return found
 
 
 def not_converged_rows(scores: Iterable[Measured]) -> list[Finding]:
-    """A downstream score is better than chance by more than two standard deviations."""
+    """A downstream score that ranks is better than chance by more than two standard deviations; one finding for each."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for one in scores:
+        if one.primary and (reason := not_converged(one)):
+            found.setdefault((one.task, one.column.name), {})[one.tokenizer] = reason
     return [
-        Finding("not_converged", (one.tokenizer,), f"{one.task}, {one.column.name}: {reason}", "warning")
-        for one in scores
-        if (reason := not_converged(one))
+        Finding("not_converged", tuple(reasons), f"{task}, {name}: {'; '.join(f'{who}: {why}' for who, why in reasons.items())}", "warning")
+        for (task, name), reasons in found.items()
     ]
 
 
@@ -258,15 +272,17 @@ def mixed_provenance(rows: Iterable[Row]) -> list[Finding]:
     """The rows of one task come from one commit, machine, settings, corpora, versions and judges.
 
     A cost from another machine is an error, other machines elsewhere a note. What is of the tokenizer itself, of the seed, and of the
-    cell (a fingerprint of both) differs by right. Tasks that are mixed in the same way are one finding.
+    cell (a fingerprint of both) differs by right, and a judge that was not needed is not missed. Tasks that are mixed in the same way are
+    one finding.
     """
     mixed: dict[tuple[str, str, Severity], list[Row]] = {}
     for own in _by_task(rows).values():
         leaves = [dict(_leaves(row.provenance)) for row in own]
         for key in dict.fromkeys(key for told in leaves for key in told):
-            values = [told.get(key, "not told") for told in leaves]
-            if len(set(values)) > 1:
-                mixed.setdefault((key, _who(own, values), _gravity(key, own[0].axis)), []).extend(own)
+            telling = [(row, told[key]) for row, told in zip(own, leaves) if key in told]
+            if len({value for _, value in telling}) > 1:
+                who = _who([row for row, _ in telling], [value for _, value in telling])
+                mixed.setdefault((key, who, _gravity(key, own[0].axis)), []).extend(row for row, _ in telling)
     return [
         Finding(
             "mixed_provenance",

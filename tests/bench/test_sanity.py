@@ -200,9 +200,12 @@ def test_verdicts_unmeasured_values_and_failures_are_told_with_their_reasons() -
     found = sanity.failed_cells([crashed, unmeasured, partly])
     assert [(one.tokenizers[0], one.severity, one.what) for one in found] == [
         ("a", "error", "speech, seed 0: crashed: IndexError: 7"),
-        ("b", "warning", "speech, seed 0: no value of pesq, stoi"),
-        ("c", "warning", "speech, seed 2, pesq: 3 items: silence"),
+        ("b", "error", "speech, seed 0: no number for stoi"),
+        ("c", "warning", "speech, pesq: 3 items: silence"),
     ]
+    again = replace(partly, tokenizer="d", seed=0)
+    (one,) = sanity.failed_cells([partly, again])
+    assert one.tokenizers == ("c", "d")
 
 
 def test_whole_cells_and_what_does_not_apply_have_not_failed() -> None:
@@ -212,9 +215,11 @@ def test_whole_cells_and_what_does_not_apply_have_not_failed() -> None:
 
 def test_a_probe_at_chance_is_told_and_one_above_is_not() -> None:
     """DASB's speaker identification of 0.4 to 0.9 %."""
-    at_chance = measured(row("a", score("accuracy", [0, 1] * 20, chance=0.5), axis="downstream"))
+    at_chance = measured(row("a", replace(score("accuracy", [0, 1] * 20, chance=0.5), primary=True), axis="downstream"))
     (found,) = sanity.not_converged_rows(at_chance)
     assert found.rule == "not_converged" and "not better than chance" in found.what
+    explaining = measured(row("a", replace(score("accuracy", [0, 1] * 20, chance=0.5), primary=False), axis="downstream"))
+    assert sanity.not_converged_rows(explaining) == []
     assert sanity.not_converged_rows(measured(row("a", score("accuracy", [1] * 40, chance=0.5), axis="downstream"))) == []
 
 
@@ -237,12 +242,18 @@ def told(tokenizer: str, axis: str = "reconstruction", **provenance: Any) -> Row
         ("machine", {"cpu": "y"}, "tokens", "note", "speech, machine.cpu: x for a; y for b"),
         ("machine", {"cpu": "y"}, "cost", "error", "speech, machine.cpu: x for a; y for b"),
         ("task", {"size": 2}, "tokens", "error", "speech, task.size: 1 for a; 2 for b"),
-        ("judges", {"pesq": "0.0.4"}, "tokens", "error", "speech, judges.pesq: not told for a; 0.0.4 for b"),
     ],
 )
 def test_rows_of_one_table_that_come_from_different_places_are_found(key: str, value: Any, axis: str, severity: str, what: str) -> None:
     (found,) = sanity.mixed_provenance([told("a", axis), told("b", axis, **{key: value})])
     assert (found.severity, found.what) == (severity, what)
+
+
+def test_another_judge_is_found_and_one_that_was_not_needed_is_not_missed() -> None:
+    one, other = told("a", judges={"pesq": "0.0.3"}), told("b", judges={"pesq": "0.0.4"})
+    (found,) = sanity.mixed_provenance([one, other])
+    assert (found.severity, found.what) == ("error", "speech, judges.pesq: 0.0.3 for a; 0.0.4 for b")
+    assert sanity.mixed_provenance([one, told("b")]) == []
 
 
 def test_seeds_of_one_tokenizer_that_come_from_two_commits_are_named_and_tasks_mixed_alike_are_one_finding() -> None:
