@@ -33,17 +33,16 @@ def measure(system: object, wavs: Sequence[Tensor], *, sample_rate: int, device:
 def real_time_factor(system: object, wavs: Sequence[Tensor], *, sample_rate: int, device: torch.device) -> dict[str, float]:
     """Seconds of work per second of speech, an utterance at a time: to "encode", to "decode", and "both".
 
-    Only "both" for a codec without codes; nothing for what cannot encode. The first utterance goes through once more before, since the
-    first call of a network costs what no later one does.
+    Only "both" for a codec without codes, only "encode" where there is no way back; nothing for what cannot encode. The first utterance
+    goes through once more before, since the first call of a network costs what no later one does.
     """
-    there_and_back = isinstance(system, WaveformCodec) or (isinstance(system, Encoder) and isinstance(system, Decoder))
-    if not (wavs and there_and_back):
+    if not (wavs and isinstance(system, WaveformCodec | Encoder)):
         return {}
     _seconds_of(system, wavs[0], device=device)
     spent = [_seconds_of(system, wav_T, device=device) for wav_T in wavs]
     seconds = sum(map(len, wavs)) / sample_rate
     factors = {part: sum(row[part] for row in spent) / seconds for part in spent[0]}
-    return factors if "both" in factors else factors | {"both": sum(factors.values())}
+    return factors | {"both": sum(factors.values())} if "decode" in factors else factors
 
 
 def _seconds_of(system: Any, wav_T: Tensor, *, device: torch.device) -> dict[str, float]:
@@ -55,6 +54,8 @@ def _seconds_of(system: Any, wav_T: Tensor, *, device: torch.device) -> dict[str
         codes_1KN, frames_1 = system.encode(wav_T[None].to(device), torch.tensor([len(wav_T)], device=device))
         codes_1KN = codes_1KN.cpu()  # a GPU is done only when its result is here
         encoded = perf_counter()
+        if not isinstance(system, Decoder):
+            return {"encode": encoded - start}
         system.decode(codes_1KN.to(device), frames_1.to(device))[0].cpu()
     return {"encode": encoded - start, "decode": perf_counter() - encoded}
 

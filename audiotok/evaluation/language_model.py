@@ -37,10 +37,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a language model may see: `steps` updates, each of about `codes` codes in crops of `frames` frames, its context."""
+    """What a language model may see: `steps` updates, each of about `codes` codes in crops of `frames` frames, its context.
+
+    `probabilities` bounds a step's work: codes times the entries of their codebooks. With a codebook of 32,768 a step sees fewer codes.
+    """
 
     steps: int
     codes: int
+    probabilities: int
     frames: int
     learning_rate: float
     warmup_steps: int
@@ -50,9 +54,10 @@ class Budget:
         if min(self.steps, self.codes) < 1 or self.frames < 2:
             raise ValueError(f"language model: a budget has steps, codes a step and a context of 2 frames or more; got {self}")
 
-    def rows(self, num_codebooks: int) -> int:
+    def rows(self, codebook_sizes: Sequence[int]) -> int:
         """Crops a step."""
-        return max(1, round(self.codes / (self.frames * num_codebooks)))
+        most = min(self.codes / len(codebook_sizes), self.probabilities / sum(codebook_sizes))
+        return max(1, round(most / self.frames))
 
 
 class Predictor(Protocol):
@@ -152,7 +157,7 @@ def fit(train: Sequence[Tensor], spec: TokenSpec, *, size: Size, budget: Budget,
     network.to(device).train()
     optimizer = adamw(network, learning_rate=budget.learning_rate, weight_decay=budget.weight_decay)
     losses, frames = [], 0
-    for step, codes_BKN in enumerate(crops(train, budget, seed=seed), start=1):
+    for step, codes_BKN in enumerate(crops(train, budget, spec.codebook_sizes, seed=seed), start=1):
         set_learning_rate(optimizer, learning_rate(step, peak=budget.learning_rate, warmup_steps=budget.warmup_steps, steps=budget.steps))
         heard_BKN = codes_BKN != IGNORED
         loss = nats(network, codes_BKN.to(device)).sum() / heard_BKN.sum()
@@ -181,11 +186,11 @@ def _begin_with_shares(network: CodeNetwork, unigram: Unigram) -> None:
         head.bias.copy_(-bits_V * log(2))
 
 
-def crops(train: Sequence[Tensor], budget: Budget, *, seed: int) -> Iterator[Tensor]:
+def crops(train: Sequence[Tensor], budget: Budget, codebook_sizes: Sequence[int], *, seed: int) -> Iterator[Tensor]:
     """`steps` batches codes_BKN: utterances drawn by length, starts of crops drawn evenly, `IGNORED` behind a shorter utterance."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([codes_KN.shape[1] for codes_KN in train])
-    rows = budget.rows(len(train[0]))
+    rows = budget.rows(codebook_sizes)
     for _ in range(budget.steps):
         batch_BKN = torch.full((rows, len(train[0]), budget.frames), IGNORED)
         for row_KN, index in zip(batch_BKN, torch.multinomial(lengths.double(), rows, replacement=True, generator=generator).tolist()):

@@ -30,7 +30,7 @@ from audiotok.types import TokenSpec
 
 CPU = torch.device("cpu")
 SIZE = Size(width=32, layers=1, heads=2)
-BUDGET = Budget(steps=60, codes=1024, frames=32, learning_rate=5e-3, warmup_steps=5, weight_decay=0.01)
+BUDGET = Budget(steps=60, codes=1024, probabilities=10**7, frames=32, learning_rate=5e-3, warmup_steps=5, weight_decay=0.01)
 
 
 def spec(*sizes: int, frame_rate: int = 50) -> TokenSpec:
@@ -129,8 +129,9 @@ def test_before_it_learns_it_foretells_the_share_of_each_code():
 def test_what_it_heard_is_counted():
     train = [random_codes(4, 4, frames=frames, seed=frames) for frames in (20, 80)]
     heard = fit(train, spec(4, 4), size=SIZE, budget=replace(BUDGET, steps=3), seed=0, device=CPU).heard
-    frames = sum(int((codes_BKN[:, 0] != IGNORED).sum()) for codes_BKN in crops(train, replace(BUDGET, steps=3), seed=0))
-    assert BUDGET.rows(2) == 16
+    frames = sum(int((codes_BKN[:, 0] != IGNORED).sum()) for codes_BKN in crops(train, replace(BUDGET, steps=3), (4, 4), seed=0))
+    assert BUDGET.rows((8, 8)) == 16
+    assert replace(BUDGET, probabilities=32 * 1000 * 3).rows((1000,)) == 3, "large codebooks see fewer crops"
     assert heard["codes"] == 2 * frames and heard["seconds"] == frames / 50 and heard["epochs"] == frames / 100
     assert heard["first_loss"] == pytest.approx(np.log(4), abs=0.6)
 
@@ -138,7 +139,7 @@ def test_what_it_heard_is_counted():
 def test_crops_are_pieces_of_the_utterances_drawn_by_their_length():
     train = [torch.arange(8)[None], 100 + torch.arange(72)[None]]
     budget = replace(BUDGET, codes=16 * 50, frames=16, steps=40)
-    rows = torch.cat(list(crops(train, budget, seed=0)))[:, 0]
+    rows = torch.cat(list(crops(train, budget, (200,), seed=0)))[:, 0]
     short_N = rows[:, 0] < 100
     assert float(short_N.float().mean()) == pytest.approx(0.1, abs=0.02)
     assert (rows[short_N][:, 8:] == IGNORED).all() and torch.equal(rows[short_N][0, :8], torch.arange(8))
@@ -207,7 +208,7 @@ def spoken(speech, codec) -> dict[str, Tensor]:
 def test_on_speech_context_saves_bits_over_shares_and_shares_over_a_fixed_length(spoken, codec):
     ids = sorted(spoken)
     train, held_out = [spoken[id] for id in ids[10:]], {id: spoken[id] for id in ids[:10]}
-    budget = Budget(steps=40, codes=1200, frames=100, learning_rate=3e-3, warmup_steps=5, weight_decay=0.1)
+    budget = Budget(steps=40, codes=1200, probabilities=10**7, frames=100, learning_rate=3e-3, warmup_steps=5, weight_decay=0.1)
     model = fit(train, codec.spec, size=Size(width=64, layers=1, heads=2), budget=budget, seed=0, device=CPU)
     sizes = codec.spec.codebook_sizes
     uniform, unigram, learnt = (
