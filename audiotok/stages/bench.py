@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -129,7 +130,9 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
         console.print(f"{folder} is there already", soft_wrap=True)
         return
     provenance = {cell: told[cell] | around | {"cell": fingerprints[cell]} for cell in missing}
-    _codes(cfg, subject, node, tasks, console)
+    alive = _survives(cfg, subject, node, console)
+    if alive:
+        _codes(cfg, subject, node, tasks, console)
     make = partial(_worker, node, label, folders, folder / "tokens", cfg.device, settings, cfg.recipe, provenance)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         bar = progress.add_task(f"benching {label}", total=len(missing))
@@ -141,7 +144,8 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
             if row.verdict not in ("ok", "not_applicable"):
                 console.print(f"{label}: {row.task}: {row.verdict}: {row.reason}", soft_wrap=True, markup=False)
             progress.advance(bar)
-    _listen(cfg, subject, root, folder, console)
+    if alive:
+        _listen(cfg, subject, root, folder, console)
 
 
 def _subject(node: Any, label: str, folders: Folders, tokens: Path, device: Any) -> Subject:
@@ -167,6 +171,34 @@ def _results(cfg: DictConfig, make: Callable[[], Callable[[Cell], Row]], missing
     if num == 0:
         return grid.one_by_one(make, missing)
     return grid.in_processes(make, missing, num=num, seconds=60 * cfg.bench.cell_minutes)
+
+
+def _survives(cfg: DictConfig, subject: Subject, node: Any, console: Console) -> bool:
+    """Whether a process outlives a second of sound in this tokenizer: one that does not is asked in the cells' processes alone."""
+    if cfg.bench.workers == 0 or not isinstance(subject.system, Checked):
+        return True
+    make, seconds = partial(_trial, node, distributed.device(cfg.device)), 60 * cfg.bench.cell_minutes
+    ((_, result),) = grid.in_processes(make, ["a second of sound"], num=1, seconds=seconds)
+    if isinstance(result, Broken):
+        console.print(f"{subject.label}: {result.verdict}: {result.reason}, at a second of sound", soft_wrap=True, markup=False)
+    return not isinstance(result, Broken)
+
+
+def _trial(node: Any, device: Any) -> Callable[[str], bool]:
+    tokenizer = Checked(instantiate(node))
+
+    def attempt(_: str) -> bool:
+        rate = tokenizer.spec.sample_rate
+        wav_1T = torch.randn(1, rate, generator=torch.Generator().manual_seed(0)) * 0.1
+        try:
+            codes_1KN, frames_1 = tokenizer.encode(wav_1T.to(device), torch.tensor([rate], device=device))
+            if tokenizer.decodes:
+                tokenizer.decode(codes_1KN, frames_1)
+        except Exception:  # noqa: BLE001, whatever it raises the cells will find and name; only its life is asked for here
+            return False
+        return True
+
+    return attempt
 
 
 def _codes(cfg: DictConfig, subject: Subject, node: Any, tasks: Mapping[str, Task], console: Console) -> None:
