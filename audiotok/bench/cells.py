@@ -1,7 +1,7 @@
 """One cell of the grid: a task, a tokenizer, a seed; one row, whatever happens."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
@@ -17,27 +17,19 @@ from audiotok.evaluation.metric import NotApplicable
 
 
 def run_cell(task: Task, subject: Subject, *, suite: str, name: str, seed: int, provenance: Mapping[str, Any]) -> Row:
-    """The row of one cell.
-
-    A tokenizer of somebody else's may raise anything: here, and only here, every error becomes a verdict, so that the other cells finish.
-    """
+    """The row of one cell."""
     began, started = datetime.now(UTC), perf_counter()
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # packages draw from it
-    try:
-        outcome, verdict, reason = _asked(task, subject, seed=seed)
-    except Broken as broken:
-        outcome, verdict, reason = Outcome(()), broken.verdict, broken.reason
-    except Exception as error:  # noqa: BLE001
-        outcome, verdict, reason = Outcome(()), "crashed", failure(error)
+    outcome = attempted(lambda: task.run(subject, seed=seed))
     return Row(
         suite=suite,
         tokenizer=subject.label,
         task=name,
         axis=task.axis,
         seed=seed,
-        verdict=verdict,
-        reason=reason,
+        verdict=outcome.verdict,
+        reason=outcome.reason,
         started=began.isoformat(timespec="seconds"),
         seconds=perf_counter() - started,
         scores=outcome.scores,
@@ -46,12 +38,20 @@ def run_cell(task: Task, subject: Subject, *, suite: str, name: str, seed: int, 
     )
 
 
-def _asked(task: Task, subject: Subject, *, seed: int) -> tuple[Outcome, str, str | None]:
+def attempted(work: Callable[[], Outcome]) -> Outcome:
+    """What `work` found out, or a verdict in its place.
+
+    A tokenizer of somebody else's may raise anything: here, and only here, every error becomes a verdict with its reason, so that the other
+    cells finish.
+    """
     try:
-        outcome = task.run(subject, seed=seed)
+        return work()
     except NotApplicable as reason:
-        return Outcome(()), NOT_APPLICABLE, str(reason)
-    return outcome, outcome.verdict, outcome.reason
+        return Outcome((), verdict=NOT_APPLICABLE, reason=str(reason))
+    except Broken as broken:
+        return Outcome((), verdict=broken.verdict, reason=broken.reason)
+    except Exception as error:  # noqa: BLE001
+        return Outcome((), verdict="crashed", reason=failure(error))
 
 
 def failure(error: BaseException) -> str:

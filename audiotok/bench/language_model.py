@@ -1,6 +1,7 @@
 """Axis 4: how well a small language model of fixed size foretells the codes, and what it finds likelier."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from audiotok.bench.scores import percent, score
 from audiotok.bench.subject import Selection, Subject, value_of
@@ -46,16 +47,15 @@ class CodeLanguageModel:
         return Outcome(tuple(scores), {"heard": dict(model.heard)})
 
 
-class Preferences:
+class Preferences(Protocol):
     """Pairs of one kind, of the utterances of a selection."""
 
     name: str
 
-    def __call__(self, subject: Subject, seed: int) -> Iterator[Preference]:
-        raise NotImplementedError
+    def __call__(self, subject: Subject, seed: int) -> Iterator[Preference]: ...
 
 
-class VoicePreferences(Preferences):
+class VoicePreferences:
     """Another voice, or the same in another mood, goes on half-way. `labels` are the fields that a contrast is about."""
 
     def __init__(self, *, name: str, selection: Selection, contrast: Contrast, labels: Mapping[str, str], crossfade: float) -> None:
@@ -71,7 +71,7 @@ class VoicePreferences(Preferences):
         return voice_pairs(recordings, self.contrast, sample_rate=subject.spec.sample_rate, crossfade=self.crossfade, seed=seed)
 
 
-class BackgroundPreferences(Preferences):
+class BackgroundPreferences:
     """Another noise half-way."""
 
     name = "background"
@@ -89,7 +89,7 @@ class BackgroundPreferences(Preferences):
         return background_pairs(recordings, noises, snr=self.snr, sample_rate=rate, crossfade=self.crossfade, seed=seed)
 
 
-class RoomPreferences(Preferences):
+class RoomPreferences:
     """Another room half-way, or none any more."""
 
     name = "room"

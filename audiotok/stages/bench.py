@@ -27,7 +27,7 @@ from audiotok.bench.checks import Broken, Checked
 from audiotok.bench.rows import Row, write
 from audiotok.bench.subject import Selection, Subject
 from audiotok.bench.suite import Cell
-from audiotok.bench.task import Task
+from audiotok.bench.task import Outcome, Task
 from audiotok.data.tokenization import bound_kernel_cache, encoder
 from audiotok.data.workers import Workers, num_cores
 from audiotok.stages import align, fit, paths, prepare
@@ -184,21 +184,19 @@ def _survives(cfg: DictConfig, subject: Subject, node: Any, console: Console) ->
     return not isinstance(result, Broken)
 
 
-def _trial(node: Any, device: Any) -> Callable[[str], bool]:
+def _trial(node: Any, device: Any) -> Callable[[str], Outcome]:
+    """There and back once. Whatever it raises, the cells will find and name: only its life is asked for here."""
     tokenizer = Checked(instantiate(node))
 
-    def attempt(_: str) -> bool:
+    def there_and_back() -> Outcome:
         rate = tokenizer.spec.sample_rate
         wav_1T = torch.randn(1, rate, generator=torch.Generator().manual_seed(0)) * 0.1
-        try:
-            codes_1KN, frames_1 = tokenizer.encode(wav_1T.to(device), torch.tensor([rate], device=device))
-            if tokenizer.decodes:
-                tokenizer.decode(codes_1KN, frames_1)
-        except Exception:  # noqa: BLE001, whatever it raises the cells will find and name; only its life is asked for here
-            return False
-        return True
+        codes_1KN, frames_1 = tokenizer.encode(wav_1T.to(device), torch.tensor([rate], device=device))
+        if tokenizer.decodes:
+            tokenizer.decode(codes_1KN, frames_1)
+        return Outcome(())
 
-    return attempt
+    return lambda _: cells.attempted(there_and_back)
 
 
 def _codes(cfg: DictConfig, subject: Subject, node: Any, tasks: Mapping[str, Task], console: Console) -> None:
