@@ -30,7 +30,8 @@ from audiotok.stages import paths  # noqa: F401, makes ${fitted:} known
 
 _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
-ORDER = ("prepare", "fit", "tokenize", "align", "train", "synthesize", "decode", "evaluate", "report", "bench")
+ORDER = ("prepare", "fit", "tokenize", "reduce", "account", "align", "train", "synthesize", "decode", "evaluate", "report", "bench")
+EACH = {"bench": "tokenizer", "account": "transform"}  # what a stage goes through several choices of
 EXAMPLES = """\
   audiotok prepare prompts/tts
   audiotok tokenize prompts/resynthesis tokenizer=dmel_80hz
@@ -75,27 +76,29 @@ def _dispatch(argv: list[str]) -> None:
     stage = importlib.import_module(f"audiotok.stages.{name}")
     if name == "report" and Path(argv[1]).is_dir():
         stage.draw(Path(argv[1]), argv[2:])
-    elif name == "bench":
-        _bench(stage, argv[1], argv[2:])
+    elif name in EACH:
+        _each(stage, argv[1], argv[2:], EACH[name])
     else:
         stage.run(load(argv[1], argv[2:]))
 
 
-def _bench(stage: ModuleType, suite: str, overrides: Sequence[str]) -> None:
-    """The suite for each of the tokenizers that `tokenizer=one,another` names; one that cannot be made does not stop the others."""
-    named = [text for text in overrides if text.startswith("tokenizer=")]
+def _each(stage: ModuleType, recipe: str, overrides: Sequence[str], key: str) -> None:
+    """The recipe for each of the choices that `key=one,another` names; one that cannot be made does not stop the others."""
+    named = [text for text in overrides if text.startswith(f"{key}=")]
     others = [text for text in overrides if text not in named]
+    choices = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", named[-1].removeprefix(f"{key}=")) if named else []
+    if len(choices) < 2:
+        stage.run(load(recipe, overrides))
+        return
     failed = []
-    for choice in named[-1].removeprefix("tokenizer=").split(",") if named else [None]:
+    for choice in choices:
         try:
-            stage.run(load(suite, others if choice is None else [*others, f"tokenizer={choice}"]))
+            stage.run(load(recipe, [*others, f"{key}={choice}"]))
         except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-            if len(named[-1].split(",")) == 1 if named else True:
-                raise
             print(f"audiotok: {choice}: {_one_line(error)}", file=sys.stderr)
             failed.append(choice)
     if failed:
-        raise ValueError(f"not benched: {', '.join(map(str, failed))}; the reasons are above")
+        raise ValueError(f"not done: {', '.join(failed)}; the reasons are above")
 
 
 def stage_names() -> list[str]:
@@ -143,12 +146,13 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
     """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
     folder, name, label = _locate(recipe)
     overrides, own = foreign_tokenizer(overrides)
+    overrides, chained = chain(overrides)
     configs = [root / "configs" for root in roots()[1:] if (root / "configs").is_dir()]
     search = ",".join(f"'file://{path}'" for path in (folder.parent, *configs))
     wanted = [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         _check_groups(overrides)
-        chosen = [text for text in overrides if group_options(text.partition("=")[0])]
+        chosen = [text for text in overrides if group_options(_group(text))]
         plain = compose("config", overrides=[*wanted, *chosen], return_hydra_config=True)
         overrides = [_quoted(text, plain) for text in overrides]
         _check(overrides, plain)
@@ -159,7 +163,22 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
         cfg.choices = choices
         if own is not None:
             cfg.tokenizer, cfg.choices.tokenizer = own
+        if chained:
+            cfg.choices.transform = chained
     return cfg
+
+
+def chain(overrides: Sequence[str]) -> tuple[list[str], str | None]:
+    """(the overrides as Hydra understands transform=[merge2,bpe1024], the chain's name "merge2+bpe1024"; None where there is none)."""
+    written = [re.fullmatch(r"transform=\[([^\]]*)\]", text) for text in overrides]
+    if not any(written):
+        return list(overrides), None
+    names = [name.strip() for name in next(match for match in reversed(written) if match)[1].split(",") if name.strip()]
+    for name in names:
+        _known(name, group_options("transform"), "transform")
+    others = [text for text, match in zip(overrides, written) if not match]
+    steps = [f"+transform@transform.steps.step{index}={name}" for index, name in enumerate(names)]
+    return ["transform=chain", *steps, *others], "+".join(names)
 
 
 def foreign_tokenizer(overrides: Sequence[str]) -> tuple[list[str], tuple[DictConfig, str] | None]:
@@ -185,6 +204,11 @@ def foreign_tokenizer(overrides: Sequence[str]) -> tuple[list[str], tuple[DictCo
     if not (isinstance(own, DictConfig) and "_target_" in own):
         raise UsageError(f"tokenizer={named[-1]}: a mapping with a _target_ is wanted")
     return [text for text in overrides if not text.startswith(("tokenizer=", "tokenizer."))], (own, label)
+
+
+def _group(override: str) -> str:
+    """The config group that an override would choose from, `transform` of "+transform@transform.steps.step0=merge2"."""
+    return override.partition("=")[0].removeprefix("+").partition("@")[0]
 
 
 def _locate(recipe: str) -> tuple[Path, str, str]:

@@ -13,7 +13,7 @@ from audiotok.decoding.autoregressive import NONE, Step, generate
 from audiotok.decoding.samplers import Sampler, seed_of
 from audiotok.models.ar_tts import ArTts, Path, Text
 from audiotok.tokenizers.base import Decoder
-from audiotok.transforms.base import Transform
+from audiotok.transforms.base import Layout
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Voice:
 
     model: ArTts
     front_end: FrontEnd
-    transform: Transform
+    transform: Layout
     tokenizer: Decoder
 
     def line(self, request: Request) -> Line:

@@ -1,7 +1,10 @@
 """Real speech for the tests, where it is at hand; a test that needs it skips with the reason where it is not."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +38,19 @@ def wav_16k(speech: Path) -> Tensor:
 
     path = speech / "librispeech" / "test-other" / "1688-142285-0002.flac"
     return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page in a browser")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required", *quiet],
+        )
+        yield launched
+        launched.close()

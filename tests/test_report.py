@@ -324,22 +324,6 @@ def test_long_curves_are_thinned_and_keep_their_ends():
     assert (line.steps[0], line.steps[-1]) == (1, 100_000)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page in a browser")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required", *quiet],
-        )
-        yield launched
-        launched.close()
-
-
 def wait_until(tab: Any, condition: str) -> None:
     """Playwright's own wait evaluates strings in the page, which its content policy forbids."""
     deadline = time.monotonic() + 20

@@ -19,7 +19,7 @@ from audiotok.evaluation.metric import Metric, NotApplicable, Utterance
 from audiotok.models.ar_tts import ArTts, Batch
 from audiotok.synthesis import Failed, Request, Voice, speak
 from audiotok.training.loop import TrainSettings, start, train_step
-from audiotok.transforms.base import Transform
+from audiotok.transforms.base import Layout
 
 
 class TextToSpeech:
@@ -29,7 +29,7 @@ class TextToSpeech:
     seeded = True
 
     def __init__(
-        self, *, train: Selection, test: Selection, transform: Transform, model: Callable[..., ArTts],
+        self, *, train: Selection, test: Selection, transform: Layout, model: Callable[..., ArTts],
         settings: TrainSettings, batch_frames: int, sampler: Sampler, batch_size: int, max_seconds: float, metrics: Mapping[str, Metric],
         primary: Sequence[str],
     ) -> None:  # fmt: skip

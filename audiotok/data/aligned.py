@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from audiotok.data.phonemes import PhonemeVocabulary, split_stress
 from audiotok.store.reader import TokenStore
 from audiotok.store.schema import Utterance
-from audiotok.transforms.base import Transform
+from audiotok.transforms.base import Layout
 from audiotok.types import TokenSpec
 
 ANYONE = ""
@@ -91,7 +91,7 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
     Codes are read from the store when asked for.
     """
 
-    def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Transform, front_end: FrontEnd) -> None:
+    def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Layout, front_end: FrontEnd) -> None:
         self.store, self.transform, self.front_end = store, transform, front_end
         about = [row for row in store.about().to_pylist() if row["id"] in alignments and row["num_frames"]]
         self.alignments = [
@@ -128,7 +128,7 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
         return utterance
 
 
-def laid_out(ends_P: Sequence[int], transform: Transform, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
+def laid_out(ends_P: Sequence[int], transform: Layout, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
     """`expand` at the positions of a transform's layout."""
     frame_N = transform.frame_index(ends_P[-1], spec)
     phoneme, since, until = (part[frame_N] for part in expand(ends_P))

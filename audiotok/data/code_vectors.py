@@ -5,26 +5,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiotok.tokenizers.base import Embedder
-from audiotok.transforms.base import Transform
+from audiotok.transforms.base import Layout
 
 
-def code_vectors(tokenizer: Embedder, transform: Transform) -> list[Tensor]:
+def code_vectors(tokenizer: Embedder, transform: Layout) -> list[Tensor]:
     """vectors_VD of each codebook of the transformed layout: the tokenizer's `embed` of every code, zeros for the pad id.
 
-    Each codebook's are shifted and scaled to mean 0 and mean square 1, as later residual codebooks are much smaller than the first. Raises
-    ValueError for a transform that makes new ids of several codes: those have no vector.
+    Each codebook's are shifted and scaled to mean 0 and mean square 1, as later residual codebooks are much smaller than the first.
     """
     sizes, wanted = tokenizer.spec.codebook_sizes, transform.out_spec(tokenizer.spec).codebook_sizes
     last_K = torch.tensor(sizes) - 1
     codes_VK1 = torch.arange(max(sizes))[:, None].minimum(last_K)[..., None]
     hidden_VKD = tokenizer.embed(codes_VK1)[:, :, 0]
     vectors = [_standard(hidden_VKD[:size, k]) for k, size in enumerate(sizes)]
-    if wanted == (sum(sizes),):
-        return [torch.cat(vectors)]
-    repeated = vectors * (len(wanted) // len(sizes))  # as `Stack` does
-    if len(repeated) != len(wanted) or any(more not in (len(each), len(each) + 1) for each, more in zip(repeated, wanted)):
-        raise ValueError(f"{type(transform).__name__} makes other ids of a tokenizer's codes; set model.from_vectors=false")
-    return [F.pad(each, (0, 0, 0, more - len(each))) for each, more in zip(repeated, wanted)]
+    known = [torch.cat([vectors[source] for source in sources]) for sources in transform.sources(tokenizer.spec)]
+    return [F.pad(each_VD, (0, 0, 0, more - len(each_VD))) for each_VD, more in zip(known, wanted, strict=True)]
 
 
 def _standard(vectors_VD: Tensor) -> Tensor:

@@ -3,17 +3,22 @@
     exp/data/NAME-FP/                     manifests of a corpus                      shared by recipes
     exp/tokenizers/TOKENIZER-FP/          a fitted tokenizer
     exp/tokens/NAME-FP/TOKENIZER-FP/      a token store per split
+    exp/transforms/TRANSFORM-FP/          a fitted transform
+    exp/reduced/NAME-FP/TOKENIZER-FP/TRANSFORM-FP/   a token store per split, transformed
     exp/alignments/NAME-FP/FP/            phonemes and their durations
     exp/RECIPE/train/                     step_00001000/ ...
     exp/RECIPE/codec/                     a codec: config.json, model.safetensors and step_00001000/ ...
     exp/RECIPE/audio/SYSTEM/              wavs that a system made of the test set
     exp/RECIPE/evaluation/SYSTEM/         their scores
+    exp/RECIPE/account/TOKENIZER/TRANSFORM/   what shorter codes cost and lose
+    exp/RECIPE/account_report/            account.html
     exp/RECIPE/report/                    report.html
 
 FP is the first eight digits of the fingerprint of the settings, so that two choices never share a folder.
 """
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -68,6 +73,49 @@ def tokens(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
     return Path(cfg.exp_root) / "tokens" / data_key(cfg) / f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
 
 
+def transform_settings(cfg: DictConfig) -> dict:
+    """What a fitted transform depends on: the tokens, and every setting of its own but where it lies."""
+    return settings(cfg, "data", "prepare", "tokenizer") | {"transform": unfitted(cfg)}
+
+
+def unfitted(cfg: DictConfig) -> Any:
+    """The settings of the transform as of one that has learnt nothing yet."""
+
+    def without(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: None if key == "fitted" else without(value) for key, value in node.items()}
+        return [without(value) for value in node] if isinstance(node, list) else node
+
+    return _resolved(cfg, without(OmegaConf.to_container(cfg.transform, resolve=False)))
+
+
+def _resolved(cfg: DictConfig, transform: Any) -> Any:
+    """With its interpolations, such as ${tokenizer}, filled in from the config."""
+    whole = OmegaConf.create({key: value for key, value in cfg.items_ex(resolve=False) if key != "transform"})
+    whole.transform = transform
+    return OmegaConf.to_container(whole.transform, resolve=True)
+
+
+def fitted_transform(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_root) / "transforms" / f"{cfg.choices.transform}-{_short(transform_settings(cfg))}"
+
+
+def _fitted_transform(*, _root_: DictConfig, _parent_: DictConfig) -> str:
+    *_, name = (_parent_._get_full_key(None) or "").split(".")
+    folder = fitted_transform(_root_)
+    return str(folder if name == "transform" else folder / name)
+
+
+# `fitted: ${fitted_transform:}` in a transform's YAML: the folder that `reduce` leaves, of a chain the step's own.
+OmegaConf.register_new_resolver("fitted_transform", _fitted_transform, replace=True)
+
+
+def reduced(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
+    key = _short({"transform": unfitted(cfg)})
+    tokenizer = f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
+    return Path(cfg.exp_root) / "reduced" / data_key(cfg) / tokenizer / f"{cfg.choices.transform}-{key}"
+
+
 def alignments(cfg: DictConfig) -> Path:
     return Path(cfg.exp_root) / "alignments" / data_key(cfg) / _short(settings(cfg, "align"))
 
@@ -86,6 +134,10 @@ def audio(cfg: DictConfig) -> Path:
 
 def evaluation(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "evaluation"
+
+
+def account(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "account"
 
 
 def report(cfg: DictConfig) -> Path:

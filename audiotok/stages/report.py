@@ -2,7 +2,8 @@
 
 Reads: EXP_DIR/evaluation/ of evaluate, EXP_DIR/audio/, the manifests of prepare, and, where they are there, EXP_DIR/train/log.jsonl and the
 token stores that the systems were made of. Of a suite, or of a FOLDER that
-`audiotok bench` filled (`audiotok report bench`): its leaderboard, drawn anew.
+`audiotok bench` filled (`audiotok report bench`): its leaderboard, drawn anew. Where there is EXP_DIR/account/: the fronts
+of its transforms, EXP_DIR/account_report/ with account.html, account.json, account.md and a figure a tokenizer.
 Writes: EXP_DIR/report/ with report.html, one self-contained page with the results, where rates are known a figure of quality against bits,
 the training curves and the first test sentences to hear and see in every version, and results.json and results.md with the same numbers.
 Told by: report.examples (how many sentences); data, prepare and tokenizer as for prepare and tokenize.
@@ -22,18 +23,22 @@ from rich.progress import track
 from audiotok import files
 from audiotok.bench import leaderboard
 from audiotok.data.manifests import load_cuts
-from audiotok.evaluation import rates, report, results, scoring, sources, table
+from audiotok.evaluation import fronts, fronts_page, rates, report, results, scoring, sources, table
 from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.training import logging
 
-SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "report")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "report", "account")
 
 
 def run(cfg: DictConfig) -> None:
     if "tasks" in cfg:
         draw(Path(cfg.bench.root), [])
         return
+    if paths.account(cfg).is_dir():
+        _draw_account(cfg)
+        if not paths.evaluation(cfg).is_dir():
+            return
     evaluation, folder = paths.evaluation(cfg), paths.report(cfg)
     summaries = results.read(evaluation)
     log = logging.read(paths.train(cfg))
@@ -62,6 +67,20 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     console.print(table.results_table(summaries, title=f"Results of {cfg.recipe}"))
     console.print(f"{'is there already' if made == 'present' else 'written'}: {folder / report.PAGE}", soft_wrap=True, highlight=False)
+
+
+def _draw_account(cfg: DictConfig) -> None:
+    """The fronts of all transforms that `account` has been through, drawn anew."""
+    told = fronts_page.Settings(
+        plain=cfg.account.baseline,
+        solved_by=cfg.account.solved_by,
+        words=cfg.account.words,
+        resamplings=cfg.evaluate.bootstrap,
+        seed=cfg.seed,
+    )
+    found = fronts.read(paths.account(cfg), OmegaConf.to_container(cfg.account.families))  # type: ignore[arg-type]
+    page = fronts_page.write(paths.report(cfg).with_name("account_report"), found, recipe=cfg.recipe, told=told)
+    Console().print(f"written: {page}", soft_wrap=True, highlight=False)
 
 
 def draw(folder: Path, overrides: Sequence[str]) -> None:

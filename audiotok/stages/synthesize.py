@@ -28,6 +28,7 @@ from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis import Failed, Request, Spoken, Voice, speak
 from audiotok.training import checkpoint
+from audiotok.transforms.base import as_layout
 from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "select", "synthesize")
@@ -101,7 +102,7 @@ def _voice(cfg: DictConfig) -> Voice:
     if folder is None:
         raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
     front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
-    tokenizer, transform = instantiate(cfg.tokenizer), instantiate(cfg.transform)
+    tokenizer, transform = instantiate(cfg.tokenizer), as_layout(instantiate(cfg.transform))
     _refuse_other_settings(folder, cfg, tokenizer.spec)
     model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
         spec=transform.out_spec(tokenizer.spec),

@@ -26,6 +26,7 @@ from audiotok.models.ar_tts import Batch
 from audiotok.stages import paths
 from audiotok.stages.learning import learn
 from audiotok.store.reader import TokenStore
+from audiotok.transforms.base import as_layout
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "train")
 
@@ -51,7 +52,7 @@ def run(cfg: DictConfig) -> None:
 
 def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tokenizer: Any) -> None:
     alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
-    transform, store = instantiate(cfg.transform), TokenStore(tokens / "train")
+    transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train")
     about = [row for row in store.about().to_pylist() if row["id"] in alignments]
     front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
     train, *dev = (

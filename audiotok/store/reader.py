@@ -38,10 +38,14 @@ class TokenStore:
 
     def __iter__(self) -> Iterator[Utterance]:
         """Every utterance in stored order, one row group in memory at a time."""
-        for shard in self.shards:
-            with opened(shard.path) as file:
-                for group in range(file.num_row_groups):
-                    yield from to_utterances(file.read_row_group(group, columns=self._columns))
+        for shard in range(len(self.shards)):
+            yield from self.of_shard(shard)
+
+    def of_shard(self, index: int) -> Iterator[Utterance]:
+        """The utterances of one shard in stored order, one row group in memory at a time."""
+        with opened(self.shards[index].path) as file:
+            for group in range(file.num_row_groups):
+                yield from to_utterances(file.read_row_group(group, columns=self._columns))
 
     def __contains__(self, id: object) -> bool:
         return id in self._row_of

@@ -22,8 +22,8 @@ def checked(codes_KN: Tensor, sizes: tuple[int, ...]) -> Tensor:
     if wrong_KN.any():
         codebook, frame = wrong_KN.nonzero()[0].tolist()
         raise ValueError(
-            f"code {int(codes_KN[codebook, frame])} at frame {frame} is outside codebook {codebook}, which holds {sizes[codebook]} codes; "
-            "a generator must choose among `legal_ids`"
+            f"code {int(codes_KN[codebook, frame])} at position {frame} is outside codebook {codebook}, which holds {sizes[codebook]} "
+            "codes; a generator must choose among `legal_ids`"
         )
     return codes_KN
 
@@ -36,3 +36,8 @@ def marked(fingerprint: str, transform: object) -> str:
 def column(values: tuple[int, ...], like: Tensor | None = None) -> Tensor:
     """int64 [K, 1], on the device of `like`."""
     return torch.tensor(values, device=None if like is None else like.device)[:, None]
+
+
+def each_alone(num_codebooks: int) -> tuple[tuple[int, ...], ...]:
+    """`Layout.sources` where every codebook holds one codebook's ids."""
+    return tuple((codebook,) for codebook in range(num_codebooks))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from audiotok.transforms.codes import checked, column, marked, shaped
+from audiotok.transforms.codes import checked, column, each_alone, marked, shaped
 from audiotok.types import TokenSpec
 
 
@@ -40,6 +40,12 @@ class Parallel:
     def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
         first_KN = torch.zeros(spec.num_codebooks, num_frames, dtype=torch.int64)
         return first_KN, first_KN + column(spec.codebook_sizes)
+
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        return each_alone(spec.num_codebooks)
+
+    def settled(self, codes_KN: Tensor, spec: TokenSpec) -> tuple[int, int]:
+        return codes_KN.shape[1], codes_KN.shape[1]
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,12 @@ class Delay:
         legal_KN, pads_K1 = self.legal(num_frames, spec), column(spec.codebook_sizes)
         return torch.where(legal_KN, 0, pads_K1), torch.where(legal_KN, pads_K1, pads_K1 + 1)
 
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        return each_alone(spec.num_codebooks)
+
+    def settled(self, codes_KN: Tensor, spec: TokenSpec) -> tuple[int, int]:
+        return codes_KN.shape[1], 0
+
     def _lag(self, spec: TokenSpec) -> int:
         return self.step * (spec.num_codebooks - 1)
 
@@ -132,6 +144,12 @@ class Flatten:
         first_1N = torch.tensor(spec.vocabulary_offsets).repeat(num_frames)[None]
         return first_1N, first_1N + torch.tensor(spec.codebook_sizes).repeat(num_frames)
 
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(spec.num_codebooks)),)
+
+    def settled(self, codes_KN: Tensor, spec: TokenSpec) -> tuple[int, int]:
+        return codes_KN.numel(), codes_KN.shape[1]
+
 
 @dataclass(frozen=True)
 class CoarseFirst:
@@ -162,6 +180,9 @@ class CoarseFirst:
     def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
         first_1N = torch.tensor(spec.vocabulary_offsets).repeat_interleave(num_frames)[None]
         return first_1N, first_1N + torch.tensor(spec.codebook_sizes).repeat_interleave(num_frames)
+
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(spec.num_codebooks)),)
 
 
 def _flat_spec(spec: TokenSpec, transform: object) -> TokenSpec:

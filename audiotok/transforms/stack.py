@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from audiotok.transforms.codes import checked, column, marked, shaped
+from audiotok.transforms.codes import checked, column, each_alone, marked, shaped
 from audiotok.types import TokenSpec
 
 
@@ -64,6 +64,13 @@ class Stack:
     def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
         legal_KN, pads_K1 = self.legal(num_frames, spec), column(spec.codebook_sizes * self.frames)
         return torch.where(legal_KN, 0, pads_K1), torch.where(legal_KN, pads_K1, pads_K1 + 1)
+
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        return each_alone(spec.num_codebooks) * self.frames
+
+    def settled(self, codes_KN: Tensor, spec: TokenSpec) -> tuple[int, int]:
+        whole = codes_KN.shape[1] // self.frames
+        return whole, whole * self.frames
 
     def _stacked(self, values_KN: Tensor) -> Tensor:
         """[K, N] with whole stacks to [frames * K, N / frames]."""

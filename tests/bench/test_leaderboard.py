@@ -205,22 +205,6 @@ def test_json_in_a_page_closes_no_element_and_holds_what_it_held() -> None:
     assert json.loads(leaderboard.embedded(value)) == value
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the page in a browser")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required", *quiet],
-        )
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def tab(browser: Any, page: Path) -> Iterator[Any]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})

@@ -1,6 +1,5 @@
 """The aligned model: packing, history, and that stepping gives what training computes."""
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -126,15 +125,6 @@ def test_the_vectors_of_codes_are_those_of_the_tokenizer_standardised_and_none_o
         padded = [torch.cat([each, torch.zeros(1, 2)]) for each in standard]
         standard = [*again, *padded] if again else padded
     torch.testing.assert_close(vectors, torch.cat(standard))
-
-
-def test_a_transform_that_makes_new_ids_of_several_codes_has_no_vectors_for_them():
-    class Pairs(Parallel):
-        def out_spec(self, spec):
-            return replace(spec, codebook_sizes=(49, 5))
-
-    with pytest.raises(ValueError, match=r"Pairs makes other ids of a tokenizer's codes; set model\.from_vectors=false"):
-        tiny(Pairs(), from_vectors=True)
 
 
 def test_a_code_never_learnt_goes_in_and_comes_out_as_its_vector_says():

@@ -1,0 +1,92 @@
+"""Token store -> shorter token store.
+
+Reads: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ (what tokenize writes).
+Writes: a transform that learns (bpe1024, compressor2) first learns from the train split: EXP_ROOT/transforms/TRANSFORM-FP/. Then
+EXP_ROOT/reduced/NAME-FP/TOKENIZER-FP/TRANSFORM-FP/ with a token store for each split, whose spec is that of the transformed codes, and
+prints how many positions and bits a second of speech takes before and after. A killed run goes on behind its last whole shard; memory holds
+one shard. Nothing has to be stored: train and account apply the transform as they read.
+Told by: transform (transform=bpe1024, or several in their order: transform=[merge2,bpe1024]) and its keys; tokenizer, data and prepare as
+for tokenize.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+
+from audiotok import files
+from audiotok.data.reduction import Corpus, reduce_split
+from audiotok.data.splits import SPLITS
+from audiotok.stages import paths
+from audiotok.store import TokenStore
+from audiotok.transforms.base import Fittable, Transform
+
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform")
+
+
+def run(cfg: DictConfig) -> None:
+    console = Console()
+    tokens = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint)
+    made_from = files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe} tokenizer={cfg.choices.tokenizer}")
+    transform = learnt(cfg, tokens, made_from, console)
+    splits = [split for split in SPLITS if (tokens / split).is_dir()]
+    folder = paths.reduced(cfg, TokenStore(tokens / splits[0]).spec.fingerprint)
+
+    def work(partial: Path) -> None:
+        with Progress(console=console) as progress:
+            for split in splits:
+                store = TokenStore(tokens / split)
+                task = progress.add_task(f"{cfg.choices.transform}: {split}", total=len(store))
+                reduce_split(store, transform, partial / split, progress=functools.partial(progress.advance, task))
+
+    settings = {"tokens": made_from, "transform": repr(transform)}
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*/shard-*.parquet")
+    for split in splits:
+        console.print(f"{split}: {_told(TokenStore(tokens / split), TokenStore(folder / split))}", soft_wrap=True, highlight=False)
+    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True, highlight=False)
+
+
+def learnt(cfg: DictConfig, tokens: Path, made_from: str, console: Console) -> Transform:
+    """The transform of the config; one that learns has learnt from the train split, now or before."""
+    fresh = instantiate(paths.unfitted(cfg))
+    if not isinstance(fresh, Fittable) or not _learns(paths.unfitted(cfg)):
+        return fresh
+    folder = paths.fitted_transform(cfg)
+
+    def work(partial: Path) -> None:
+        store = TokenStore(tokens / "train")
+        with console.status(f"{cfg.choices.transform} learns from {len(store)} utterances"):
+            torch.manual_seed(cfg.seed)
+            fresh.fit(Corpus(store), store.spec)
+        fresh.save(partial)
+
+    settings: dict[str, Any] = {"tokens": made_from, "seed": cfg.seed, "transform": paths.unfitted(cfg)}
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite)
+    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True, highlight=False)
+    return instantiate(cfg.transform)
+
+
+def _learns(settings: Any) -> bool:
+    """Whether any part of the settings has a place for what was learnt, the tokenizer's own left out."""
+    if not isinstance(settings, dict):
+        return False
+    return "fitted" in settings or any(_learns(value) for key, value in settings.items() if key != "tokenizer")
+
+
+def _told(before: TokenStore, after: TokenStore) -> str:
+    def rates(store: TokenStore) -> tuple[float, float]:
+        rows = store.about().to_pylist()
+        seconds = sum(row["num_samples"] for row in rows) / store.spec.sample_rate
+        positions = sum(row["num_frames"] for row in rows) / max(seconds, 1e-9)
+        return positions, positions * store.spec.bits_per_second / float(store.spec.frame_rate)
+
+    (old, old_bits), (new, new_bits) = rates(before), rates(after)
+    return (
+        f"{old:.1f} positions/s of {before.spec.num_codebooks} codes, {old_bits:.0f} bit/s -> "
+        f"{new:.1f} positions/s of {after.spec.num_codebooks}, {new_bits:.0f} bit/s"
+    )
