@@ -13,6 +13,7 @@ LAYERS = [
     {"audio"},
     {"nn"},
     {"tokenizers", "transforms", "store"},
+    {"reductions"},
     {"data"},
     {"models", "decoding"},
     {"training"},

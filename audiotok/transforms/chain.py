@@ -1,12 +1,20 @@
 """Transforms one after another."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from audiotok.transforms.base import Fittable, Transform
+from audiotok.transforms.base import Fittable, Layout, Transform, as_layout
 from audiotok.types import TokenSpec
+
+
+def chain(steps: Mapping[str, Transform]) -> "Chain":
+    """The steps as one transform, which is a layout where all of them are."""
+    layouts = all(isinstance(step, Layout) for step in steps.values())
+    return LayoutChain(steps) if steps and layouts else Chain(steps)
 
 
 class Chain:
@@ -64,6 +72,59 @@ class Chain:
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.steps.values()))})"
+
+
+class LayoutChain(Chain):
+    """A chain of layouts: where each code stands is known from the number of frames.
+
+    A hole of an earlier step is a place for one id alone, the pad id, to the steps behind it; to `legal` it is a hole as well.
+    """
+
+    def frame_index(self, num_frames: int, spec: TokenSpec) -> Tensor:
+        frame_N = torch.arange(num_frames)
+        for step, given in self._layouts(spec):
+            frame_N = frame_N[step.frame_index(len(frame_N), given)]
+        return frame_N
+
+    def legal(self, num_frames: int, spec: TokenSpec) -> Tensor:
+        legal_KN = torch.ones(spec.num_codebooks, num_frames, dtype=torch.bool)
+        for step, given in self._layouts(spec):
+            stands_KN, source_KN, _ = _placed(step, legal_KN.shape[0], legal_KN.shape[1], given)
+            legal_KN = stands_KN & legal_KN.flatten()[source_KN]
+        return legal_KN
+
+    def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
+        first_KN = torch.zeros(spec.num_codebooks, num_frames, dtype=torch.int64)
+        end_KN = first_KN + torch.tensor(spec.codebook_sizes)[:, None]
+        for step, given in self._layouts(spec):
+            codebooks, frames = first_KN.shape
+            stands_KN, source_KN, offset_KN = _placed(step, codebooks, frames, given)
+            hole_first_KN, hole_end_KN = step.legal_ids(frames, given)
+            first_KN = torch.where(stands_KN, first_KN.flatten()[source_KN] + offset_KN, hole_first_KN)
+            end_KN = torch.where(stands_KN, end_KN.flatten()[source_KN] + offset_KN, hole_end_KN)
+        return first_KN, end_KN
+
+    def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
+        held = tuple((codebook,) for codebook in range(spec.num_codebooks))
+        for step, given in self._layouts(spec):
+            held = tuple(sum((held[source] for source in sources), ()) for sources in step.sources(given))
+        return held
+
+    def _layouts(self, spec: TokenSpec) -> Iterator[tuple[Layout, TokenSpec]]:
+        return ((as_layout(step), given) for step, given in self._given(spec))
+
+
+def _placed(step: Layout, num_codebooks: int, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a step puts codes of [K, N]: (whether one stands there, which one of the flattened, what is added to its id), [K', N'] each."""
+    count = num_codebooks * num_frames
+    numbered = replace(spec, codebook_sizes=(max(count, 1),) * num_codebooks)
+    number_KN = step.apply(torch.arange(count).reshape(num_codebooks, num_frames), numbered)
+    stands_KN = step.legal(num_frames, spec)
+    first_KN, _ = step.legal_ids(num_frames, spec)
+    offset_KN = torch.where(stands_KN, first_KN, 0)
+    shifted_KN, _ = step.legal_ids(num_frames, numbered)
+    source_KN = torch.where(stands_KN, number_KN - torch.where(stands_KN, shifted_KN, 0), 0)
+    return stands_KN, source_KN, offset_KN
 
 
 class _Through:

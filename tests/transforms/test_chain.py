@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiotok.transforms.base import Fittable, Transform, as_layout
-from audiotok.transforms.chain import Chain
-from audiotok.transforms.patterns import Delay, Flatten
+from audiotok.transforms.base import Fittable, Layout, Transform, as_layout
+from audiotok.transforms.chain import Chain, LayoutChain, chain
+from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten
 from audiotok.transforms.stack import Stack
 from audiotok.types import TokenSpec
 
@@ -76,6 +76,36 @@ def test_a_step_that_learns_hears_what_the_steps_before_it_make(tmp_path: Path) 
     assert torch.equal(chain.invert(chain.apply(CODES_KN, SPEC), SPEC), CODES_KN)
     chain.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+PAIRS = [(Stack(2), Delay(1)), (Delay(2), Stack(3)), (Stack(2), Flatten()), (Delay(1), CoarseFirst()), (Stack(2), Stack(2))]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=repr)
+@pytest.mark.parametrize("frames", [0, 1, 4, 7])
+def test_a_chain_of_layouts_is_one_whose_legal_ids_are_what_it_makes(pair: tuple[Layout, Layout], frames: int) -> None:
+    steps = chain(dict(zip("ab", pair)))
+    assert isinstance(steps, LayoutChain) and as_layout(steps) is steps
+    legal_KN, (first_KN, end_KN) = steps.legal(frames, SPEC), steps.legal_ids(frames, SPEC)
+    seen: list[set[int]] = []
+    for seed in range(40):
+        codes_KN = (torch.rand(2, frames, generator=torch.Generator().manual_seed(seed)) * torch.tensor([[5], [7]])).long()
+        made_KN = steps.apply(codes_KN, SPEC)
+        assert made_KN.shape == legal_KN.shape
+        assert ((made_KN >= first_KN) & (made_KN < end_KN)).all()
+        seen = [one | {new} for one, new in zip(seen or [set()] * made_KN.numel(), made_KN.flatten().tolist())]
+    ranges = [(first, end, stands) for first, end, stands in zip(first_KN.flatten(), end_KN.flatten(), legal_KN.flatten())]
+    for values, (first, end, stands) in zip(seen, ranges):
+        assert (len(values) > 1) == bool(stands) and int(end - first) == (1 if not stands else int(end - first))
+        assert not stands or int(end - first) in (5, 7)
+
+
+def test_a_chain_of_layouts_knows_its_frames_and_whose_ids_it_holds() -> None:
+    steps = chain({"a": Stack(2), "b": Delay(1)})
+    assert isinstance(steps, LayoutChain)
+    assert steps.frame_index(5, SPEC).tolist() == [0, 2, 4, 4, 4, 4]
+    assert steps.sources(SPEC) == ((0,), (1,), (0,), (1,))
+    assert chain({"a": Stack(2), "b": Flatten()}).sources(SPEC) == ((0, 1, 0, 1),)  # type: ignore[attr-defined]
 
 
 def test_a_chain_of_nothing_and_a_layout_that_is_none_are_refused() -> None:
