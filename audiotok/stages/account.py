@@ -49,7 +49,8 @@ def run(cfg: DictConfig) -> None:
 
     def work(partial: Path) -> None:
         found = _numbers(cfg, transform, tokens, chosen)
-        if not transform.lossless and isinstance(tokenizer, Decoder):
+        heard = not transform.lossless or cfg.choices.transform in cfg.account.baseline
+        if heard and isinstance(tokenizer, Decoder):
             files.write_json(partial / results.SUMMARY, _heard(cfg, transform, tokenizer, chosen, partial))
         if isinstance(transform, Downsampled | Reduced):
             draw(transform.plan(chosen[0].codes_KN), partial / PICTURE)

@@ -105,7 +105,7 @@ class LayoutChain(Chain):
         return first_KN, end_KN
 
     def sources(self, spec: TokenSpec) -> tuple[tuple[int, ...], ...]:
-        held = tuple((codebook,) for codebook in range(spec.num_codebooks))
+        held: tuple[tuple[int, ...], ...] = tuple((codebook,) for codebook in range(spec.num_codebooks))
         for step, given in self._layouts(spec):
             held = tuple(sum((held[source] for source in sources), ()) for sources in step.sources(given))
         return held

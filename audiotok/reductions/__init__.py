@@ -1,0 +1,1 @@
+"""Lossy ways to say an utterance with fewer codes, through the vectors that a tokenizer's codes stand for."""
