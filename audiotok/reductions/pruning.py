@@ -97,11 +97,10 @@ class Redundant:
 def _divided(unit_ND: Tensor, kept_N: Tensor) -> Tensor:
     """Where tokens start, when each frame goes to the kept one before or to the one behind it."""
     kept_M, gap_N, frame_N = kept_N.nonzero()[:, 0], kept_N.long().cumsum(0) - 1, torch.arange(len(kept_N), device=kept_N.device)
-    behind_N = kept_M[(gap_N + 1).clamp(max=len(kept_M) - 1)] if len(kept_M) else gap_N
+    behind_N = kept_M[(gap_N + 1).clamp(max=len(kept_M) - 1)] if len(kept_M) else gap_N  # nothing is behind the last: it is so itself
     gain_N = (unit_ND * (unit_ND[kept_M[gap_N]] - unit_ND[behind_N])).sum(dim=1).masked_fill(kept_N, 0)
     total_N = gain_N.cumsum(0)
     so_far_N = total_N - total_N[kept_M][gap_N]  # what it gains that the gap's frames up to this one go to the one before
-    so_far_N[gap_N == len(kept_M) - 1] = 0  # nothing is behind
     best_M = torch.zeros_like(total_N[kept_M]).scatter_reduce(0, gap_N, so_far_N, "amax")
     last_M = torch.zeros_like(kept_M).scatter_reduce(0, gap_N, torch.where(so_far_N == best_M[gap_N], frame_N, 0), "amax")
     return torch.zeros_like(kept_N).scatter(0, torch.cat([kept_M[:1], last_M[:-1] + 1]), True)

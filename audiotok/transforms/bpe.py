@@ -95,10 +95,10 @@ def hugging_face(streams: Sequence[np.ndarray], *, num_base: int, most: int) -> 
     trainer = package.trainers.BpeTrainer(vocab_size=len(alphabet) + most, min_frequency=2, show_progress=False)
     tokenizer.train_from_iterator((text(np.searchsorted(alphabet, codes_N)) for codes_N in streams), trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    ids = np.concatenate([alphabet, num_base + np.arange(len(model["vocab"]) - len(alphabet))])
-    rules = [[model["vocab"][part] for part in (left, right, left + right)] for left, right in model["merges"]]
-    known_M3 = ids[np.array(rules, dtype=np.int64).reshape(-1, 3)]
-    return Merges(np.ascontiguousarray(known_M3[:, :2]), np.ascontiguousarray(known_M3[:, 2]), num_base)
+    made = [model["vocab"][left + right] for left, right in model["merges"]]
+    assert made == list(range(len(alphabet), len(model["vocab"]))), "a rule is a new token (transforms/learning.py)"
+    tokens_M2 = np.array([[model["vocab"][left], model["vocab"][right]] for left, right in model["merges"]], dtype=np.int64).reshape(-1, 2)
+    return Merges(np.concatenate([alphabet, num_base + np.arange(len(tokens_M2))])[tokens_M2], num_base)
 
 
 def text(indices_N: np.ndarray) -> str:

@@ -87,18 +87,19 @@ class LayoutChain(Chain):
         return frame_N
 
     def legal(self, num_frames: int, spec: TokenSpec) -> Tensor:
-        legal_KN = torch.ones(spec.num_codebooks, num_frames, dtype=torch.bool)
-        for step, given in self._layouts(spec):
-            stands_KN, source_KN, _ = _placed(step, legal_KN.shape[0], legal_KN.shape[1], given)
+        (first, _), *others = self._layouts(spec)
+        legal_KN = first.legal(num_frames, spec)
+        for step, given in others:
+            stands_KN, source_KN, _ = _placed(step, legal_KN.shape[1], given)
             legal_KN = stands_KN & legal_KN.flatten()[source_KN]
         return legal_KN
 
     def legal_ids(self, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor]:
-        first_KN = torch.zeros(spec.num_codebooks, num_frames, dtype=torch.int64)
-        end_KN = first_KN + torch.tensor(spec.codebook_sizes)[:, None]
-        for step, given in self._layouts(spec):
-            codebooks, frames = first_KN.shape
-            stands_KN, source_KN, offset_KN = _placed(step, codebooks, frames, given)
+        (first, _), *others = self._layouts(spec)
+        first_KN, end_KN = first.legal_ids(num_frames, spec)
+        for step, given in others:
+            frames = first_KN.shape[1]
+            stands_KN, source_KN, offset_KN = _placed(step, frames, given)
             hole_first_KN, hole_end_KN = step.legal_ids(frames, given)
             first_KN = torch.where(stands_KN, first_KN.flatten()[source_KN] + offset_KN, hole_first_KN)
             end_KN = torch.where(stands_KN, end_KN.flatten()[source_KN] + offset_KN, hole_end_KN)
@@ -114,17 +115,14 @@ class LayoutChain(Chain):
         return ((as_layout(step), given) for step, given in self._given(spec))
 
 
-def _placed(step: Layout, num_codebooks: int, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a step puts codes of [K, N]: (whether one stands there, which one of the flattened, what is added to its id), [K', N'] each."""
-    count = num_codebooks * num_frames
-    numbered = replace(spec, codebook_sizes=(max(count, 1),) * num_codebooks)
-    number_KN = step.apply(torch.arange(count).reshape(num_codebooks, num_frames), numbered)
+def _placed(step: Layout, num_frames: int, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a step puts the codes of N frames: (whether one stands there, which one of the flattened codes, what is added to its id)."""
+    count = spec.num_codebooks * num_frames
+    numbered = replace(spec, codebook_sizes=(max(count, 1),) * spec.num_codebooks)
+    number_KN = step.apply(torch.arange(count).reshape(spec.num_codebooks, num_frames), numbered)
     stands_KN = step.legal(num_frames, spec)
-    first_KN, _ = step.legal_ids(num_frames, spec)
-    offset_KN = torch.where(stands_KN, first_KN, 0)
-    shifted_KN, _ = step.legal_ids(num_frames, numbered)
-    source_KN = torch.where(stands_KN, number_KN - torch.where(stands_KN, shifted_KN, 0), 0)
-    return stands_KN, source_KN, offset_KN
+    added_KN, offset_KN = (torch.where(stands_KN, step.legal_ids(num_frames, given)[0], 0) for given in (numbered, spec))
+    return stands_KN, torch.where(stands_KN, number_KN - added_KN, 0), offset_KN
 
 
 class _Through:

@@ -23,7 +23,7 @@ def checked(codes_KN: Tensor, sizes: tuple[int, ...]) -> Tensor:
         codebook, frame = wrong_KN.nonzero()[0].tolist()
         raise ValueError(
             f"code {int(codes_KN[codebook, frame])} at position {frame} is outside codebook {codebook}, which holds {sizes[codebook]} "
-            "codes; a generator must choose among `legal_ids`"
+            "codes; a generator must choose among the ids that are legal"
         )
     return codes_KN
 

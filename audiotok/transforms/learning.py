@@ -1,8 +1,11 @@
 """Learns which neighbours to merge: the most frequent pair, again and again, with counts that are kept up to date.
 
 Byte-pair encoding (arXiv 1508.07909) and Re-Pair (Larsson and Moffat, 2000) are the same loop. Among pairs of the same count that of the
-lowest ids comes first, as with Hugging Face's trainer. Unlike there the time does not grow with the square of a stream's length, a pair
-that comes about once more after its rule was learnt counts as what it is, and merges can be held to whole frames.
+lowest ids comes first, as with Hugging Face's trainer; unlike there the time does not grow with the square of a stream's length, and merges
+can be held to whole frames.
+
+No two rules make the same codes of different halves: what a stretch of codes was merged to, as long as no merge reached over its ends, does
+not depend on what stands around it. So every rule is a new token.
 """
 
 import heapq
@@ -13,20 +16,18 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from audiotok.transforms.merges import GONE, Merges
-from audiotok.transforms.pair_table import FREE, PairTable, Whole, enlarged, find, put, remove, room_for
+from audiotok.transforms.merges import GONE, NONE, Merges
+from audiotok.transforms.pair_table import FREE, PairTable, Whole, find, put, remove, room_for
 from audiotok.types import TokenSpec
 
-NONE = -1
 LOW = 0xFFFFFFFF
-AT_ONCE = np.int64(1 << 62)  # the count of a pair that already has a rule
 
 
 @dataclass(frozen=True)
 class Rules:
     """Which pairs may be merged, and until when.
 
-    most: new tokens. least: a pair that occurs less often is not merged.
+    most: rules at the end. least: a pair that occurs less often is not merged.
     overlapping: whether three equal tokens hold their pair twice, as in byte-pair encoding, or once, which is how often it can be merged.
     frame_aligned: a merged token is part of one frame, or whole frames.
     """
@@ -44,7 +45,6 @@ class Rules:
 class _Stream(NamedTuple):
     """All utterances one behind the other, the places between them holding NONE; a merged token stands at the place of its first code."""
 
-    codes: np.ndarray  # as they came
     tokens: np.ndarray
     before: np.ndarray  # the place of the token before in the utterance, or NONE
     after: np.ndarray
@@ -61,14 +61,12 @@ class _Pairs(NamedTuple):
     previous: np.ndarray
 
 
-class _Vocabulary(NamedTuple):
-    """Of each token: the codebook of its first code, where it stands or stood, and how many codes it has."""
+class _Shapes(NamedTuple):
+    """Of each token the codebook of its first code, and how many codes it has; the codes of a frame that merges keep to, or 0."""
 
     phases: np.ndarray
-    examples: np.ndarray
     lengths: np.ndarray
-    frame: int  # codes of a frame that merges are aligned to, or 0
-    by_hash: PairTable  # the merged token of a hash of its codes
+    frame: int
 
 
 def learn(streams: Sequence[np.ndarray], spec: TokenSpec, rules: Rules) -> Merges:
@@ -78,11 +76,11 @@ def learn(streams: Sequence[np.ndarray], spec: TokenSpec, rules: Rules) -> Merge
     dense_N = np.concatenate([*apart, [NONE]]).astype(np.int32)
     most = min(rules.most, len(dense_N))
     phases_A = np.searchsorted(spec.vocabulary_offsets, alphabet, side="right") - 1
-    words = _words(phases_A, spec.num_codebooks if rules.frame_aligned else 0, most)
-    learnt_M3 = _learn(_stream(dense_N), _pairs(len(dense_N)), words, len(alphabet), most, rules.least, rules.overlapping).reshape(-1, 3)
-    num_base = sum(spec.codebook_sizes)
-    ids = np.concatenate([alphabet, num_base + np.arange(len(learnt_M3))])[learnt_M3]
-    return Merges(np.ascontiguousarray(ids[:, :2]), np.ascontiguousarray(ids[:, 2]), num_base)
+    shapes = _shapes(phases_A, spec.num_codebooks if rules.frame_aligned else 0, most)
+    num_base, first = sum(spec.codebook_sizes), len(alphabet)
+    keys_M = _learn(_stream(dense_N), _pairs(len(dense_N)), shapes, first, most, rules.least, rules.overlapping)
+    ids = np.concatenate([alphabet, num_base + np.arange(len(keys_M))])
+    return Merges(ids[np.stack([keys_M >> 32, keys_M & LOW], axis=1)], num_base)
 
 
 def _stream(codes_N: np.ndarray) -> _Stream:
@@ -90,7 +88,7 @@ def _stream(codes_N: np.ndarray) -> _Stream:
     before_N, after_N = places_N - np.int32(1), places_N + np.int32(1)
     before_N[codes_N == NONE] = after_N[codes_N == NONE] = NONE
     before_N[1:][codes_N[:-1] == NONE] = after_N[:-1][codes_N[1:] == NONE] = NONE
-    return _Stream(codes_N, codes_N.copy(), before_N, after_N)
+    return _Stream(codes_N, before_N, after_N)
 
 
 def _pairs(number: int) -> _Pairs:
@@ -101,58 +99,51 @@ def _pairs(number: int) -> _Pairs:
     return _Pairs(room_for(number), free, np.zeros(number, dtype=np.int32), heads, following, previous)
 
 
-def _words(phases_A: np.ndarray, frame: int, most: int) -> _Vocabulary:
-    """The alphabet, with room for so many tokens more."""
-    phases = np.concatenate([phases_A, np.zeros(most, dtype=np.int64)]).astype(np.int32)
-    return _Vocabulary(phases, np.zeros_like(phases), np.ones_like(phases), frame, room_for(most))
+def _shapes(phases_A: np.ndarray, frame: int, most: int) -> _Shapes:
+    """Of the alphabet, with room for so many tokens more."""
+    phases = np.concatenate([phases_A, np.zeros(most, dtype=np.int64)])
+    return _Shapes(phases, np.ones_like(phases), frame)
 
 
 @numba.njit(cache=True)
-def _learn(stream: _Stream, pairs: _Pairs, words: _Vocabulary, first: int, most: int, least: int, overlapping: bool) -> np.ndarray:
-    """Left, right and token of each rule, one rule after another, in ids of the alphabet and, from `first` on, of what was made."""
-    for place in range(len(stream.codes)):
-        _link(place, stream, pairs, words)
+def _learn(stream: _Stream, pairs: _Pairs, shapes: _Shapes, first: int, most: int, least: int, overlapping: bool) -> np.ndarray:
+    """`left << 32 | right` of each rule, in ids of the alphabet and, from `first` on, of what earlier rules made."""
+    for place in range(len(stream.tokens)):
+        _link(place, stream, pairs, shapes)
     waiting = [(-_held(key, pairs), key) for key in pairs.slots.keys if key != FREE]
     heapq.heapify(waiting)
-    rules, made = room_for(most), 0
-    learnt = [key for key, _ in waiting[:0]]
-    while made < most and waiting:
+    learnt = [key for _, key in waiting[:0]]
+    while len(learnt) < most and waiting:
         promised, key = heapq.heappop(waiting)
-        token = find(rules, key >> 32, key & LOW)
-        if token == NONE:
-            count = _held(key, pairs) if overlapping else _apart(key, stream, pairs)
-            if least <= count < -promised:  # some were merged with other neighbours since
-                heapq.heappush(waiting, (-count, key))
-            if count < least or count < -promised:
-                continue
-            token = _name(key, first + made, stream, pairs, words)
-            made += token == first + made
-            if 2 * len(learnt) >= 3 * len(rules.keys):  # half full
-                rules = enlarged(rules)
-            put(rules, key >> 32, key & LOW, token)
-            learnt.extend([key >> 32, key & LOW, token])
-        for born in _replace(key, token, stream, pairs, words):
-            known = find(rules, born >> 32, born & LOW) != NONE
-            heapq.heappush(waiting, (-AT_ONCE if known else -_held(born, pairs), born))
+        count = _held(key, pairs) if overlapping else _apart(key, stream, pairs)
+        if least <= count < -promised:  # some were merged with other neighbours since
+            heapq.heappush(waiting, (-count, key))
+        if count < least or count < -promised:
+            continue
+        left, right, token = key >> 32, key & LOW, first + len(learnt)
+        shapes.phases[token], shapes.lengths[token] = shapes.phases[left], shapes.lengths[left] + shapes.lengths[right]
+        for born in _replace(key, token, stream, pairs, shapes):
+            heapq.heappush(waiting, (-_held(born, pairs), born))
+        learnt.append(key)
     return np.array(learnt)
 
 
 @numba.njit(cache=True)
-def _replace(key: Whole, token: Whole, stream: _Stream, pairs: _Pairs, words: _Vocabulary) -> np.ndarray:
+def _replace(key: Whole, token: Whole, stream: _Stream, pairs: _Pairs, shapes: _Shapes) -> np.ndarray:
     """Merge the pair everywhere, from left to right. Returns the keys of the pairs that came about, each once."""
     born: list[Whole] = [np.int64(NONE)]
     for place in _places(key, pairs):
-        if _key(place, stream, words) != key:
+        if _key(place, stream, shapes) != key:
             continue  # three equal tokens: the second was merged into the first
         right, before = np.int64(stream.after[place]), np.int64(stream.before[place])
         for changed in (before, place, right):
-            _unlink(changed, stream, pairs, words)
+            _unlink(changed, stream, pairs, shapes)
         stream.tokens[place], stream.tokens[right], stream.after[place] = token, GONE, stream.after[right]
         if stream.after[right] != NONE:
             stream.before[stream.after[right]] = place
         for changed in (before, place):
-            _link(changed, stream, pairs, words)
-            born.append(_key(changed, stream, words))
+            _link(changed, stream, pairs, shapes)
+            born.append(_key(changed, stream, shapes))
     keys = np.sort(np.array(born))
     return keys[1:][keys[1:] != keys[:-1]]
 
@@ -187,43 +178,23 @@ def _places(key: Whole, pairs: _Pairs) -> np.ndarray:
 
 
 @numba.njit(cache=True)
-def _name(key: Whole, new: Whole, stream: _Stream, pairs: _Pairs, words: _Vocabulary) -> Whole:
-    """The token of the pair's codes: one that was made before, where it has the same codes, or the new id."""
-    left, right, start = key >> 32, key & LOW, _places(key, pairs)[0]
-    codes = stream.codes[start : start + words.lengths[left] + words.lengths[right]]
-    mark = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
-    for code in codes:
-        mark = (mark ^ np.uint64(code)) * np.uint64(0x100000001B3)
-    high, low = np.int64(mark >> np.uint64(33)), np.int64(mark) & LOW
-    token = find(words.by_hash, high, low)
-    if token != NONE:
-        example = stream.codes[words.examples[token] : words.examples[token] + words.lengths[token]]
-        if len(example) == len(codes) and (example == codes).all():
-            return token
-    else:
-        put(words.by_hash, high, low, new)
-    words.phases[new], words.examples[new], words.lengths[new] = words.phases[left], start, len(codes)
-    return new
-
-
-@numba.njit(cache=True)
-def _key(place: Whole, stream: _Stream, words: _Vocabulary) -> Whole:
+def _key(place: Whole, stream: _Stream, shapes: _Shapes) -> Whole:
     """`left << 32 | right` of the pair at a place, NONE where there is none that may be merged."""
     if place == NONE or stream.tokens[place] < 0 or stream.after[place] == NONE:
         return np.int64(NONE)
     left, right = np.int64(stream.tokens[place]), np.int64(stream.tokens[stream.after[place]])
-    if words.frame:
-        lengths = words.lengths[left], words.lengths[right]
-        whole = words.phases[left] == 0 and lengths[0] % words.frame == 0 and lengths[1] % words.frame == 0
-        if not whole and words.phases[left] + lengths[0] + lengths[1] > words.frame:
+    if shapes.frame:
+        lengths = shapes.lengths[left], shapes.lengths[right]
+        whole = shapes.phases[left] == 0 and lengths[0] % shapes.frame == 0 and lengths[1] % shapes.frame == 0
+        if not whole and shapes.phases[left] + lengths[0] + lengths[1] > shapes.frame:
             return np.int64(NONE)
     return left << 32 | right
 
 
 @numba.njit(cache=True)
-def _link(place: Whole, stream: _Stream, pairs: _Pairs, words: _Vocabulary) -> None:
+def _link(place: Whole, stream: _Stream, pairs: _Pairs, shapes: _Shapes) -> None:
     """Count the pair that now stands at a place."""
-    key = _key(place, stream, words)
+    key = _key(place, stream, shapes)
     if key == NONE:
         return
     slot = find(pairs.slots, key >> 32, key & LOW)
@@ -240,9 +211,9 @@ def _link(place: Whole, stream: _Stream, pairs: _Pairs, words: _Vocabulary) -> N
 
 
 @numba.njit(cache=True)
-def _unlink(place: Whole, stream: _Stream, pairs: _Pairs, words: _Vocabulary) -> None:
+def _unlink(place: Whole, stream: _Stream, pairs: _Pairs, shapes: _Shapes) -> None:
     """Count the pair that stands at a place no longer."""
-    key = _key(place, stream, words)
+    key = _key(place, stream, shapes)
     if key == NONE:
         return
     slot = find(pairs.slots, key >> 32, key & LOW)

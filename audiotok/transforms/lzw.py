@@ -52,7 +52,7 @@ class Lzw:
         return torch.from_numpy(ids_M)[None].to(codes_KN.device)
 
     def invert(self, codes_KN: Tensor, spec: TokenSpec) -> Tensor:
-        ids_M = shaped(codes_KN, 1)[0].cpu().numpy()
+        ids_M = np.ascontiguousarray(shaped(codes_KN, 1)[0].cpu().numpy())
         sources_M, lengths_M, wrong, made = _spans(ids_M, edges(spec), self.hypertokens, self.longest)
         num_codes, num_codebooks = int(lengths_M.sum()), spec.num_codebooks
         if wrong < len(ids_M):

@@ -63,7 +63,7 @@ class MetaTokens:
         return torch.from_numpy(ids_M)[None].to(codes_KN.device)
 
     def invert(self, codes_KN: Tensor, spec: TokenSpec) -> Tensor:
-        ids_M, edges_K = shaped(codes_KN, 1)[0].cpu().numpy(), edges(spec)
+        ids_M, edges_K = np.ascontiguousarray(shaped(codes_KN, 1)[0].cpu().numpy()), edges(spec)
         begins_D, ends_D, turns_D, body, wrong = _definitions(ids_M, edges_K, self.meta_tokens, self.shortest, self.longest)
         if wrong == len(ids_M):
             raise ValueError(f"the stream ends at position {wrong}, within its dictionary")

@@ -26,16 +26,6 @@ def room_for(pairs: Whole) -> PairTable:
     return PairTable(np.full(1 << bits, FREE, dtype=np.int64), np.zeros(1 << bits, dtype=np.int64), 64 - bits)
 
 
-@numba.njit(cache=True)
-def enlarged(table: PairTable) -> PairTable:
-    """A table of twice the room with the same pairs."""
-    larger = room_for(len(table.keys))
-    for place in range(len(table.keys)):
-        if table.keys[place] != FREE:
-            put(larger, table.keys[place] >> 32, table.keys[place] & 0xFFFFFFFF, table.values[place])
-    return larger
-
-
 def table_of(pairs_M2: np.ndarray) -> PairTable:
     """From each pair to its number. Of a pair that is there more than once, the first number."""
     table = room_for(2 * len(pairs_M2))  # twice what is needed: encoding asks mostly for pairs that are not there

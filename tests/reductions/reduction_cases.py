@@ -5,6 +5,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from audiotok import files
 from audiotok.reductions.clusters import KMeans, KMedoids
 from audiotok.reductions.plan import Composed, Reduction
 from audiotok.reductions.pruning import ChangeAbove, Diverse, LargestChange, Redundant
@@ -30,7 +31,7 @@ class Codewords:
 
     def __init__(self, *sizes: int, width: int = 6, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.spec = TokenSpec(16_000, Fraction(50), sizes, f"codewords {sizes} {width} {seed}")
+        self.spec = TokenSpec(16_000, Fraction(50), sizes, files.fingerprint(["codewords", sizes, width, seed]))
         self.vectors = [torch.randn(size, width, generator=generator) * 0.5**k for k, size in enumerate(sizes)]
 
     def embed(self, codes_BKN: Tensor) -> Tensor:

@@ -29,18 +29,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transform"
 TOKENIZER = Codewords(12, 9)
 SPEC = TOKENIZER.spec
 DOWNSAMPLED = [
-    "decimate2",
-    "decimate3",
-    "decimate4",
-    "average2",
-    "average3",
-    "average4",
-    "average2_linear",
-    "max2",
-    "soft2",
-    "ada2",
-    "blur2",
-]
+    "decimate2", "decimate3", "decimate4", "average2", "average3", "average4", "average2_linear", "max2", "soft2", "ada2", "blur2",
+]  # fmt: skip
 REDUCED = [
     "threshold", "agglomerative2", "density_peaks", "by_density2", "kmeans2", "kmedoids2", "change", "change2", "diversity2", "redundancy2",
     "average2_threshold",

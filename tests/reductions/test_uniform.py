@@ -88,6 +88,12 @@ def test_a_blur_hears_nothing_of_what_plain_downsampling_takes_for_a_signal() ->
     assert Blur(2, taps=4).plan(alternating_N1).tokens(alternating_N1)[1:-1].abs().max() < 1e-7
 
 
+def test_a_frame_opposite_to_the_mean_is_as_near_as_one_along_it() -> None:
+    near, far = exp(2 * 1 * 1 / (1 + 1)), exp(2 * 3 * 1 / (9 + 1))  # the mean is -1
+    weights = Adaptive(2, near=1.0).plan(torch.tensor([[1.0], [-3.0]])).down_MN.to_dense()[0]
+    assert weights.tolist() == pytest.approx([near / (near + far), far / (near + far)], abs=1e-12)
+
+
 def test_frames_of_zeros_are_weighted_alike() -> None:
     for reduction in (Soft(2), Adaptive(2, near=0.5)):
         assert reduction.plan(torch.zeros(4, 3)).down_MN.to_dense()[0].tolist() == [0.5, 0.5, 0, 0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiotok.reductions.merging import CodecMerging
 from audiotok.transforms.base import Fittable, Layout, Transform, as_layout
 from audiotok.transforms.chain import Chain, LayoutChain, chain
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten
@@ -17,6 +18,16 @@ from audiotok.types import TokenSpec
 
 SPEC = TokenSpec(sample_rate=16_000, frame_rate=Fraction(50), codebook_sizes=(5, 7), fingerprint="abc")
 CODES_KN = torch.stack([torch.arange(9) % 5, torch.arange(9) % 7])
+
+
+class Vectors:
+    """A code stands for its id, the second codebook's for tenths."""
+
+    spec = SPEC
+
+    def embed(self, codes_BKN: Tensor) -> Tensor:
+        scaled_BKN = codes_BKN * torch.tensor([1.0, 0.1])[:, None]
+        return torch.stack([scaled_BKN, -scaled_BKN], dim=-1)
 
 
 @dataclass
@@ -98,6 +109,15 @@ def test_a_chain_of_layouts_is_one_whose_legal_ids_are_what_it_makes(pair: tuple
     for values, (first, end, stands) in zip(seen, ranges):
         assert (len(values) > 1) == bool(stands) and int(end - first) == (1 if not stands else int(end - first))
         assert not stands or int(end - first) in (5, 7)
+
+
+def test_a_lossy_layout_may_come_first(tmp_path: Path) -> None:
+    merged = CodecMerging(Vectors(), frames=2, codebooks=1, beam=1)
+    steps = chain({"a": merged, "b": Delay(1)})
+    assert isinstance(steps, LayoutChain) and not steps.lossless
+    made_KN, (first_KN, end_KN) = steps.apply(CODES_KN, SPEC), steps.legal_ids(9, SPEC)
+    assert made_KN.shape == (3, 5 + 2) and ((made_KN >= first_KN) & (made_KN < end_KN)).all()
+    assert torch.equal(steps.invert(made_KN, SPEC), merged.invert(merged.apply(CODES_KN, SPEC), SPEC))
 
 
 def test_a_chain_of_layouts_knows_its_frames_and_whose_ids_it_holds() -> None:

@@ -202,7 +202,7 @@ def test_a_pad_id_where_a_code_must_stand_is_refused() -> None:
     spec = spec_of(4, 9)
     delayed_KN = Delay(step=1).apply(torch.tensor([[1, 2], [5, 6]]), spec)
     delayed_KN[1, 1] = 9
-    with pytest.raises(ValueError, match=r"code 9 at frame 0 is outside codebook 1.*legal_ids"):
+    with pytest.raises(ValueError, match=r"code 9 at position 0 is outside codebook 1.*that are legal"):
         Delay(step=1).invert(delayed_KN, spec)
     stacked_KN = Stack(frames=2).apply(torch.tensor([[1, 2, 3], [5, 6, 7]]), spec)
     for row, position in [(0, 1), (2, 0), (1, 1)]:
