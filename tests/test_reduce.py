@@ -65,7 +65,7 @@ def test_a_chain_on_the_command_line_has_a_name_and_a_folder_of_its_own(told: li
 def test_what_learns_is_learnt_once_from_the_train_split_and_found_again(told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     cfg = load(told, "transform=[coarse_first,bpe1024]", "transform.steps.step1.merges=20")
     with pytest.raises(ValueError, match="audiotok reduce"):
-        instantiate(cfg.transform)
+        instantiate(cfg.transform).out_spec(instantiate(cfg.tokenizer).spec)
     reduce.run(cfg)
     before, after = stores(cfg)
     assert after.spec.codebook_sizes == (sum(before.spec.codebook_sizes) + 20,)
@@ -75,6 +75,10 @@ def test_what_learns_is_learnt_once_from_the_train_split_and_found_again(told: l
     assert capsys.readouterr().out.count("is there already") == 2
     other = load(told, "transform=[coarse_first,bpe1024]", "transform.steps.step1.merges=21")
     assert paths.fitted_transform(other) != paths.fitted_transform(cfg)
+    named = load(told, "transform=bpe1024", f"transform.fitted={paths.fitted_transform(cfg) / 'step1'}", "transform.merges=20")
+    with pytest.raises(ValueError, match="codes"):  # learnt of the codes behind coarse_first, and not learnt anew
+        reduce.run(named)
+    assert not paths.fitted_transform(named).exists()
 
 
 def test_an_interrupted_reduction_goes_on_behind_its_last_whole_shard(told: list[str], tmp_path: Path) -> None:

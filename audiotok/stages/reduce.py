@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 
@@ -24,8 +24,9 @@ from audiotok.data.reduction import Corpus, reduce_split
 from audiotok.data.splits import SPLITS
 from audiotok.stages import paths
 from audiotok.store import TokenStore
-from audiotok.transforms.base import Fittable, Transform
+from audiotok.transforms.base import Transform
 
+OWN = "${fitted_transform:}"  # the folder that this stage fills
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform")
 
 
@@ -52,10 +53,10 @@ def run(cfg: DictConfig) -> None:
 
 
 def learnt(cfg: DictConfig, tokens: Path, made_from: str, console: Console) -> Transform:
-    """The transform of the config; one that learns has learnt from the train split, now or before."""
+    """The transform of the config; one that learns has learnt from the train split, now or before, or in the folder that it names."""
+    if OWN not in _places(OmegaConf.to_container(cfg.transform, resolve=False)):
+        return instantiate(cfg.transform)
     fresh = instantiate(paths.unfitted(cfg))
-    if not isinstance(fresh, Fittable) or not _learns(paths.unfitted(cfg)):
-        return fresh
     folder = paths.fitted_transform(cfg)
 
     def work(partial: Path) -> None:
@@ -71,11 +72,12 @@ def learnt(cfg: DictConfig, tokens: Path, made_from: str, console: Console) -> T
     return instantiate(cfg.transform)
 
 
-def _learns(settings: Any) -> bool:
-    """Whether any part of the settings has a place for what was learnt, the tokenizer's own left out."""
+def _places(settings: Any) -> list[Any]:
+    """What the settings of a transform, or of the steps of a chain, say of where something learnt lies; the tokenizer's own left out."""
     if not isinstance(settings, dict):
-        return False
-    return "fitted" in settings or any(_learns(value) for key, value in settings.items() if key != "tokenizer")
+        return []
+    here = [settings["fitted"]] if "fitted" in settings else []
+    return here + [place for key, value in settings.items() if key != "tokenizer" for place in _places(value)]
 
 
 def _told(before: TokenStore, after: TokenStore) -> str:

@@ -36,7 +36,7 @@ def codes_with_repeats(sizes: tuple[int, ...], frames: int, *, seed: int, kinds:
 
 @st.composite
 def corpora(draw: st.DrawFn) -> tuple[TokenSpec, list[Tensor], Tensor]:
-    """(spec, utterances to learn from, one that was not heard): 1 to 80 codebooks, 2 to 65,536 codes each, up to 10,000 frames in all."""
+    """(spec, utterances to learn from, one that was not heard): 1 to 80 codebooks of 2 to 65,536, at most 10,000 codes each."""
     num_codebooks = draw(st.sampled_from([1, 2, 3, 8, 80]))
     sizes = tuple(draw(st.sampled_from([2, 3, 5, 1024, 65_536])) for _ in range(num_codebooks))
     longest = draw(st.sampled_from([0, 1, 7, 60, 10_000 // num_codebooks]))

@@ -157,6 +157,14 @@ def test_any_codes_come_back_and_what_came_back_is_encoded_as_before(
         assert torch.equal(transform.apply(transform.invert(tokens_1N, spec), spec), tokens_1N)
 
 
+def test_the_largest_utterance_of_the_widest_codes_comes_back() -> None:
+    spec, codes_KN = spec_of(*[65_536] * 80), codes_with_repeats((65_536,) * 80, 10_000, seed=0)
+    transform = fitted([codes_KN[:, :50]], spec, merges=500, frame_aligned=True)
+    tokens_1N = transform.apply(codes_KN, spec)
+    assert tokens_1N.shape[1] < 0.9 * codes_KN.numel()
+    assert torch.equal(transform.invert(tokens_1N, spec), codes_KN)
+
+
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(corpora(), st.data())
 def test_a_fuzzed_stream_is_codes_or_an_error_that_names_the_position(

@@ -102,14 +102,12 @@ def only_up_to(merges: Merges, longest: int) -> Merges:
 
 
 def test_real_codes_take_fewer_tokens_than_by_merging(speech: Path) -> None:
-    spec, codes = spoken(speech)
-    coarse, heard = spec_of(1024), [codes_KN[:1] // 32 for codes_KN in codes]  # neighbours that are often the same
+    coarse, heard = spec_of(32), [codes_KN[:1] // 32 for codes_KN in spoken(speech)[1]]  # neighbours that are often the same
     bpe, transform = Bpe(200, False, fitted=None), fitted(heard, coarse, merges=200)
     bpe.fit(heard, coarse)
     merged, fewest = (sum(each.apply(codes_KN, coarse).shape[1] for codes_KN in heard) for each in (bpe, transform))
     assert fewest < merged < sum(codes_KN.numel() for codes_KN in heard)
     assert torch.equal(transform.invert(transform.apply(heard[0], coarse), coarse), heard[0])
-    assert spec.num_codebooks == 4
 
 
 def test_any_vocabulary_that_learns_will_do() -> None:
