@@ -69,8 +69,7 @@ class TailDrop:
         """int64 [K + 1, K]: of a frame that keeps k codebooks, the codes that stand for the others."""
         rows = torch.zeros(len(self.vectors.vectors) + 1, len(self.vectors.vectors), dtype=torch.int64)
         for kept in range(1, len(self.vectors.vectors)):
-            dropped = CodeVectors(self.vectors.vectors[kept:], summed=True, beam=BEAM)
-            rows[kept, kept:] = dropped.nearest(torch.zeros(1, dropped.vectors[0].shape[1]))[:, 0]
+            rows[kept, kept:] = filler(self.vectors, kept)
         return rows
 
     def out_spec(self, spec: TokenSpec) -> TokenSpec:
@@ -102,6 +101,10 @@ class TailDrop:
                 f"position {position} keeps a codebook behind one that is dropped: {codes_KN[:, position].tolist()}; drop it too"
             )
         return torch.where(dropped_KN, self.fillers.to(codes_KN.device)[kept_N].T, codes_KN)
+
+    def stands(self, codes_KN: Tensor, spec: TokenSpec) -> Tensor:
+        _, *others = self._sizes(spec)
+        return codes_KN != column((-1, *others), like=codes_KN)
 
     def grammar(self, spec: TokenSpec) -> "FirstCodebooks":
         return FirstCodebooks(self._sizes(spec))
@@ -171,6 +174,12 @@ class FirstCodebooks:
 
     def complete(self, state: tuple[int, bool]) -> bool:
         return state[0] == 0
+
+
+def filler(vectors: CodeVectors, kept: int) -> Tensor:
+    """int64 [K - kept]: codes of the codebooks behind the first `kept` whose vectors sum nearest to zero."""
+    dropped = CodeVectors(vectors.vectors[kept:], summed=True, beam=BEAM)
+    return dropped.nearest(torch.zeros(1, dropped.vectors[0].shape[1]))[:, 0]
 
 
 def frame_mel(spec: TokenSpec) -> LogMel:

@@ -111,9 +111,8 @@ def test_the_language_model_of_codes_foretells_merged_tokens_of_music(music: Mus
     held_out, heard = merged[:HELD_OUT], merged[HELD_OUT:]
     budget = Budget(steps=60, codes=1000, probabilities=10**7, frames=100, learning_rate=3e-3, warmup_steps=5, weight_decay=0.1)
     model = fit(heard, out, size=Size(width=64, layers=1, heads=2), budget=budget, seed=0, device=torch.device("cpu"))
-    found, shares = bits_per_second(model, held_out), bits_per_second(Unigram(heard, out.codebook_sizes), held_out)
-    assert 0 < found < shares < bits_per_second(Uniform(out.codebook_sizes), held_out)
-    assert bits_per_second(Uniform(out.codebook_sizes), held_out) < bits_per_second(Uniform(spec.codebook_sizes), codes[:HELD_OUT])
-    print(
-        f"\n{spec.fingerprint}: {found:.1f} bit/s by the model, {shares:.1f} by shares, {spec.bits_per_second:.1f} uniform before merging"
+    learnt_bits, shares, uniform = (
+        bits_per_second(predictor, held_out) for predictor in (model, Unigram(heard, out.codebook_sizes), Uniform(out.codebook_sizes))
     )
+    assert 0 < learnt_bits < 0.9 * shares < shares < uniform
+    assert uniform < bits_per_second(Uniform(spec.codebook_sizes), codes[:HELD_OUT])  # longer ids, but fewer of them
