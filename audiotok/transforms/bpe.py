@@ -112,4 +112,4 @@ def _package() -> ModuleType:
     try:
         return importlib.import_module("tokenizers")
     except ImportError as error:
-        raise ValueError(f"learning byte pairs needs the package tokenizers ({error}); pip install 'audiotok[transformers]'") from error
+        raise ValueError(f"learning byte pairs needs the package tokenizers ({error}); pip install tokenizers") from error

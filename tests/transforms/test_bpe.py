@@ -21,7 +21,6 @@ from audiotok.transforms.bpe import Bpe, hugging_face, text
 from audiotok.transforms.learning import Rules, learn
 from audiotok.transforms.learnt import flattened
 from audiotok.transforms.merges import Merges
-from audiotok.transforms.streaming import Causal, TransformStream
 from audiotok.types import TokenSpec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transform"
@@ -203,22 +202,6 @@ def test_a_frame_of_one_code_is_always_whole() -> None:
     codes_KN = codes_with_repeats((40,), 300, seed=1)
     loose, aligned = (fitted([codes_KN], spec_of(40), frame_aligned=frame_aligned) for frame_aligned in (False, True))
     assert torch.equal(loose.apply(codes_KN, spec_of(40)), aligned.apply(codes_KN, spec_of(40)))
-
-
-@both
-def test_a_stream_that_comes_in_pieces_becomes_the_same_tokens(frame_aligned: bool) -> None:
-    spec, codes_KN = spec_of(5, 700), codes_with_repeats((5, 700), 120, seed=4)
-    transform = fitted([codes_KN[:, :100]], spec, frame_aligned=frame_aligned)
-    assert isinstance(transform, Causal)
-    for piece in (1, 7, 50):
-        stream, made = TransformStream(transform, spec), []
-        state, kept = stream.open(), 0
-        for part_KN in codes_KN.split(piece, dim=1):
-            tokens_1N, state = stream.push(state, part_KN)
-            made.append(tokens_1N)
-            kept = max(kept, state.codes_KN.shape[1])
-        assert torch.equal(torch.cat([*made, stream.close(state)], dim=1), transform.apply(codes_KN, spec))
-        assert sum(part.shape[1] for part in made) > 0 and kept < codes_KN.shape[1] - piece
 
 
 def test_the_out_spec_is_of_one_stream_with_a_mark_of_the_settings_and_the_merges() -> None:

@@ -13,8 +13,11 @@ from safetensors.numpy import load_file, save_file
 from audiotok import files
 from audiotok.transforms.bpe import Bpe
 from audiotok.transforms.expansions import Expansions
+from audiotok.transforms.learnt import Learnt
+from audiotok.transforms.merges import Merges
 from audiotok.transforms.pathpiece import PathPiece
 from audiotok.transforms.repair import RePair
+from audiotok.transforms.streaming import Causal, TransformStream
 
 SPEC = spec_of(5, 6)
 CODES = codes_with_repeats((5, 6), 80, seed=7)
@@ -60,6 +63,21 @@ def test_any_of_their_folders_tells_what_the_tokens_stand_for(made: Made, folder
     expansions = Expansions.load(folder / "expansions.safetensors")
     tokens_1N = made(folder).apply(CODES, SPEC)
     assert torch.equal(expansions.invert(tokens_1N, SPEC), CODES) and expansions.longest > 2
+
+
+@every_kind
+@pytest.mark.parametrize("piece", [1, 7, 50])
+def test_a_stream_that_comes_in_pieces_becomes_the_same_tokens(made: Made, folder: Path, piece: int) -> None:
+    transform, codes_KN = made(folder), codes_with_repeats((5, 6), 120, seed=4)
+    assert isinstance(transform, Causal)
+    stream, tokens, kept = TransformStream(transform, SPEC), [], 0
+    state = stream.open()
+    for part_KN in codes_KN.split(piece, dim=1):
+        tokens_1N, state = stream.push(state, part_KN)
+        tokens.append(tokens_1N)
+        kept = max(kept, state.codes_KN.shape[1])
+    assert torch.equal(torch.cat([*tokens, stream.close(state)], dim=1), transform.apply(codes_KN, SPEC))
+    assert sum(part.shape[1] for part in tokens) > 0 and kept < codes_KN.shape[1] - piece
 
 
 @every_kind
@@ -139,6 +157,12 @@ def test_rules_that_the_record_does_not_describe_are_refused(made: Made, folder:
     save_file(tables | {"pairs": tables["pairs"].astype(np.int32)}, path)
     with pytest.raises(ValueError, match="pairs of int32"):
         made(folder)
+
+
+def test_other_rules_are_told_apart_though_their_tokens_stand_for_the_same() -> None:
+    first, second = (Learnt(spec_of(3), Merges(np.array([[0, 0], pair]), 3)) for pair in ([3, 0], [0, 3]))
+    assert np.array_equal(first.expansions.codes, second.expansions.codes)
+    assert first.digest != second.digest
 
 
 @pytest.mark.parametrize("made", [KINDS["bpe"]])
