@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from audiotok.bench.scores import percent, score
 from audiotok.bench.subject import Selection, Subject
 from audiotok.bench.task import Axis, Outcome
 from audiotok.evaluation.metric import NotApplicable
-from audiotok.evaluation.tokens import bpe
 from audiotok.evaluation.tokens.adaptive import adaptive_bits
+from audiotok.evaluation.tokens.bpe import BpeEfficiency, efficiency
 from audiotok.evaluation.tokens.compression import bits_per_second, bits_per_token
 from audiotok.evaluation.tokens.units import counted
 from audiotok.evaluation.tokens.usage import Usage, usage
+from audiotok.transforms.bpe import hugging_face
+from audiotok.transforms.flat import flattened
+from audiotok.types import TokenSpec
 
 METHODS = {
     "fixed": "Fixed-length codes",
@@ -56,7 +60,7 @@ class Compression:
         scores = [score(f"bits_{name}", methods[name], rate, "neither", unit="bit/s", digits=0) for name, rate in rates.items()]
         saved = 1 - min(rates["learnt"], rates["fixed"]) / rates["fixed"] if rates["fixed"] else 0.0
         scores.append(percent("bits_saved", "Bits saved by an arithmetic coder", saved, "neither"))
-        merged = self._merged(train, test, spec.codebook_sizes, seconds)
+        merged = self._merged(train, test, spec, seconds)
         scores += [
             percent("bpe_length", f"Length after {self.merges} BPE merges", merged.length_ratio, "neither"),
             score("bpe_tokens", "Tokens after BPE", merged.tokens_per_second, "neither", unit="1/s", digits=1),
@@ -64,9 +68,9 @@ class Compression:
         per_codebook = {name: [round(float(value), 4) for value in bits_K] for name, bits_K in bits.items()}
         return Outcome(tuple(scores), {"bits_per_token": per_codebook, "seconds": seconds})
 
-    def _merged(self, train: Sequence[np.ndarray], test: Sequence[np.ndarray], sizes: Sequence[int], seconds: float) -> bpe.BpeEfficiency:
-        streams, held_out = ([bpe.flattened(codes_KN, sizes=sizes) for codes_KN in part] for part in (train, test))
-        return bpe.efficiency(bpe.train_bpe(streams, size=sum(sizes), vocabulary=sum(sizes) + self.merges), held_out, seconds=seconds)
+    def _merged(self, train: Sequence[np.ndarray], test: Sequence[np.ndarray], spec: TokenSpec, seconds: float) -> BpeEfficiency:
+        streams, held_out = ([flattened(torch.from_numpy(codes_KN).long(), spec) for codes_KN in part] for part in (train, test))
+        return efficiency(hugging_face(streams, num_base=sum(spec.codebook_sizes), most=self.merges), held_out, seconds=seconds)
 
 
 class CodebookUse:

@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from audiotok.transforms.expansions import Turns
+from audiotok.transforms.flat import flattened
 from audiotok.transforms.learning import Rules, learn
-from audiotok.transforms.learnt import Learnt, described, flattened, load, required
+from audiotok.transforms.learnt import Learnt, described, load, required
 from audiotok.transforms.merges import Merges
 from audiotok.types import TokenSpec
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from audiotok import files
 from audiotok.transforms.codes import marked
 from audiotok.transforms.expansions import Expansions, Turns
-from audiotok.transforms.patterns import Flatten
+from audiotok.transforms.flat import flattened
 from audiotok.types import TokenSpec
 
 CONFIG, EXPANSIONS = "config.json", "expansions.safetensors"
@@ -124,11 +124,6 @@ def required(learnt: Learnt | None, transform: object, spec: TokenSpec | None = 
             "give it codes of that tokenizer, or learn from these"
         )
     return learnt
-
-
-def flattened(codes_KN: Tensor, spec: TokenSpec) -> np.ndarray:
-    """Base ids of codes, a frame after another: int64 [N * K]."""
-    return Flatten().apply(codes_KN, spec)[0].cpu().numpy()
 
 
 def described(name: str, settings: Mapping[str, Any], learnt: Learnt | None) -> str:

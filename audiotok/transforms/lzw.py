@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiotok.transforms.codes import checked, column, marked, shaped
+from audiotok.transforms.codes import marked, shaped
+from audiotok.transforms.flat import edges, flattened, unflattened
 from audiotok.transforms.pair_table import PairTable, find, put, room_for
 from audiotok.types import TokenSpec
 
@@ -126,36 +127,6 @@ class LzwGrammar:
             return state.first_codebooks_H, state.lengths_H
         first_codebook, length = state.last
         return np.append(state.first_codebooks_H, first_codebook), np.append(state.lengths_H, length + 1)
-
-
-def flattened(codes_KN: Tensor, spec: TokenSpec) -> np.ndarray:
-    """What `Flatten` makes of them, in one pass: on an utterance its dozen of small operations take longer than all else here."""
-    flat_N, fit = _flattened(np.ascontiguousarray(shaped(codes_KN, spec.num_codebooks).cpu().numpy()), edges(spec))
-    if not fit:
-        checked(codes_KN, spec.codebook_sizes)  # says which code and where
-    return flat_N
-
-
-@numba.njit(cache=True)
-def _flattened(codes_KN: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, bool]:
-    flat_N, num_codebooks, fit = np.empty(codes_KN.size, np.int64), codes_KN.shape[0], True
-    for codebook in range(num_codebooks):
-        size = edges[codebook + 1] - edges[codebook]
-        for frame in range(codes_KN.shape[1]):
-            code = codes_KN[codebook, frame]
-            fit &= 0 <= code < size
-            flat_N[frame * num_codebooks + codebook] = edges[codebook] + code
-    return flat_N, fit
-
-
-def unflattened(codes_N: np.ndarray, spec: TokenSpec) -> Tensor:
-    """codes_KN of flat codes whose codebooks are known to take turns."""
-    return torch.from_numpy(codes_N).reshape(-1, spec.num_codebooks).T - column(spec.vocabulary_offsets)
-
-
-def edges(spec: TokenSpec) -> np.ndarray:
-    """int64 [K + 1]: codebook k's ids in a flat vocabulary are `edges[k] <= id < edges[k + 1]`."""
-    return np.array((*spec.vocabulary_offsets, sum(spec.codebook_sizes)), dtype=np.int64)
 
 
 @numba.njit(cache=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audiotok.transforms.codes import marked, shaped
-from audiotok.transforms.lzw import edges, flattened, unflattened
+from audiotok.transforms.flat import edges, flattened, unflattened
 from audiotok.transforms.pair_table import find, put, room_for
 from audiotok.types import TokenSpec
 

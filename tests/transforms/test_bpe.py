@@ -18,13 +18,13 @@ from torch import Tensor
 from audiotok.transforms import bpe
 from audiotok.transforms.base import Constrained, Fittable
 from audiotok.transforms.bpe import Bpe, hugging_face, text
+from audiotok.transforms.flat import flattened
 from audiotok.transforms.learning import Rules, learn
-from audiotok.transforms.learnt import flattened
 from audiotok.transforms.merges import Merges
 from audiotok.types import TokenSpec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transform"
-tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed; pip install 'audiotok[transformers]'")
+tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed; pip install tokenizers")
 both = pytest.mark.parametrize("frame_aligned", [False, True])
 
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from audiotok.transforms.base import Constrained, Fittable
+from audiotok.transforms.flat import flattened
 from audiotok.transforms.learning import Rules, learn
-from audiotok.transforms.learnt import flattened
 from audiotok.transforms.repair import RePair
 from audiotok.types import TokenSpec
 

@@ -19,7 +19,7 @@ from audiotok.types import TokenSpec
 
 miditok = pytest.importorskip("miditok", reason="miditok is not installed; pip install miditok==3.1.0")
 symusic = pytest.importorskip("symusic", reason="symusic is not installed; pip install miditok==3.1.0")
-pytest.importorskip("tokenizers", reason="tokenizers is not installed; pip install 'audiotok[transformers]'")
+pytest.importorskip("tokenizers", reason="tokenizers is not installed; pip install tokenizers")
 
 TICKS, BEATS_PER_MINUTE = 480, 120  # of a quarter note
 BARS, TUNES, HELD_OUT = 16, 20, 4
