@@ -100,7 +100,7 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
         frames = {row["id"]: row["num_frames"] for row in about}
         positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
         self.lengths = [positions(frames[row["id"]]) for row in self.alignments]
-        self._kept: dict[str, Utterance] = {}
+        self._kept: dict[str, tuple[Utterance, Tensor]] = {}
         self._kept_codes = 0
 
     def __len__(self) -> int:
@@ -108,24 +108,27 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
 
     def __getitem__(self, index: int) -> AlignedUtterance:  # type: ignore[override]
         row = self.alignments[index]
-        utterance = self._read(row["id"])
+        utterance, codes_KN = self._read(row["id"])
         durations_P = durations_in_frames(row["durations"], self.store.spec.frame_rate)
         path = laid_out(boundaries(durations_P, utterance.num_frames), self.transform, self.store.spec)
         line = self.front_end.line(row["phonemes"], self.front_end.known_speaker(utterance.speaker), utterance.language or ANYONE)
-        codes_KN = self.transform.apply(utterance.codes_KN.long(), self.store.spec)
         holes_KN = ~self.transform.legal(utterance.num_frames, self.store.spec)
-        return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.masked_fill(holes_KN, -1))
+        return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.long().masked_fill(holes_KN, -1))
 
-    def _read(self, id: str) -> Utterance:
-        """From memory the second time, as long as there is room: a row group is decoded for one row of it."""
+    def _read(self, id: str) -> tuple[Utterance, Tensor]:
+        """With its transformed codes; from memory the second time, as long as there is room.
+
+        A row group is decoded for one row of it, and a transform may search for codes.
+        """
         if id in self._kept:
             return self._kept[id]
         utterance = self.store[id]
+        codes_KN = self.transform.apply(utterance.codes_KN, self.store.spec).to(torch.int32)
         utterance = replace(utterance, codes_KN=utterance.codes_KN.to(torch.int32))
-        self._kept_codes += utterance.codes_KN.numel()
+        self._kept_codes += utterance.codes_KN.numel() + codes_KN.numel()
         if self._kept_codes <= KEPT_CODES:
-            self._kept[id] = utterance
-        return utterance
+            self._kept[id] = utterance, codes_KN
+        return utterance, codes_KN
 
 
 def laid_out(ends_P: Sequence[int], transform: Layout, spec: TokenSpec) -> tuple[Tensor, Tensor, Tensor]:
