@@ -3,10 +3,10 @@
 
     tools/bench_transforms.py --tokens exp/tokens/speech-1a2b3c4d/codec-5e6f7a8b --tokenizer codec --transforms bpe4096 lzw run_length
 
-Speeds are millions of the tokenizer's codes a second, on one core, of the quickest of --rounds rounds: over the utterances of the train
-split one by one, and over all of them as one stream. A transform that learns does so from the train split, before. For memory (on Linux)
-the train split is written once and ten times over (ids apart) and reduced in a process of its own each: the peak of its resident set while
-it reduces, over what it held before.
+Speeds are millions of the tokenizer's codes a second of one core's time, of the quickest of --rounds rounds: over the utterances of the
+train split one by one, and over all of them as one stream. A transform that learns does so from the train split, before. For memory (on
+Linux) the train split is written once and ten times over (ids apart) and reduced in a process of its own each: the peak of its resident
+set while it reduces, over what it held before.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -95,9 +95,9 @@ def _speeds(transform: Transform, codes: list[Tensor], store: TokenStore, rounds
 def _quickest(work: Callable[[], object], rounds: int) -> float:
     spent = []
     for _ in range(rounds):
-        start = perf_counter()
+        start = process_time()
         work()
-        spent.append(perf_counter() - start)
+        spent.append(process_time() - start)
     return min(spent)
 
 
