@@ -5,7 +5,7 @@
 
 Speeds are millions of the tokenizer's codes a second of one core's time, of the quickest of --rounds rounds: over the utterances of the
 train split one by one, and over all of them as one stream. A transform that learns does so from the train split, before. For memory (on
-Linux) the train split is written once and ten times over (ids apart) and reduced in a process of its own each: the peak of its resident
+Linux) the train split is written four and forty times over (ids apart) and reduced in a process of its own each: the peak of its resident
 set while it reduces, over what it held before.
 """
 
@@ -103,7 +103,7 @@ def _quickest(work: Callable[[], object], rounds: int) -> float:
 
 def _peaks(name: str, options: argparse.Namespace, store: TokenStore, scratch: Path) -> dict[str, float]:
     peaks = {}
-    for times in (1, 10):
+    for times in (4, 40):
         folder = scratch / f"times{times}"
         _repeat(store, folder, times)
         command = [sys.executable, __file__, "--tokens", str(options.tokens), "--tokenizer", options.tokenizer, "--transforms", name]
