@@ -105,3 +105,15 @@ def test_codecs_are_compared_with_their_costs(tmp_path: Path, speech: Path):
     asked = {"bits_per_second", "pesq", "stoi", "speaker_similarity", "dnsmos_ovrl", "wer", "dwer", "real_time_factor"}
     for system in results["systems"].values():
         assert asked <= {column["name"] for column in system["columns"]}
+
+
+def test_shorter_sequences_are_accounted_for_on_one_page(tmp_path: Path, speech: Path):
+    root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=5)
+    small = ["select.min_words=1", "select.max_utterances=2", "account.foretelling.budget.steps=2", "evaluate.bootstrap=50"]
+    settings = ["data=speech", f"data.root={root}", f"exp_root={tmp_path}/exp", *small]
+    told = {"tokenizers": "codec", "residual": "", "transforms": "parallel,decimate2,[merge2,flatten],lzw"}
+    run("egs/prompts/reduction/run.sh", *settings, log=tmp_path / "log", **told)
+    made = json.loads((tmp_path / "exp/prompts/reduction/account_report/account.json").read_text())
+    rows = {row["transform"]: row for row in made["tokenizers"]["codec"]["rows"]}
+    assert set(rows) == {"parallel", "decimate2", "merge2+flatten", "lzw"}
+    assert rows["lzw"]["scores"] == rows["parallel"]["scores"] and rows["merge2+flatten"]["scores"]["pesq"] > 1
