@@ -129,7 +129,7 @@ def test_a_process_that_dies_is_a_verdict(place: Path, monkeypatch: pytest.Monke
 
 def test_one_tokenizer_that_cannot_be_made_does_not_stop_the_others(place: Path, monkeypatch, capsys) -> None:
     shutil.rmtree(place / "bench", ignore_errors=True)
-    with pytest.raises(SystemExit, match=r"not benched: crossings\.Missing"):
+    with pytest.raises(SystemExit, match=r"not done: crossings\.Missing"):
         bench(place, monkeypatch, "tokenizer=crossings.Missing,crossings.Crossings", "bench.tasks=[codebook_use]")
     assert "crossings.Missing" in capsys.readouterr().err
     assert (place / "bench" / "tiny" / "Crossings" / "cells" / "codebook_use-0.parquet").exists()
