@@ -48,7 +48,7 @@ def write(folder: Path, reductions: Sequence[Reduction], *, recipe: str, told: S
     """The path of account.html in `folder`; account.json, account.md and TOKENIZER.svg lie beside it."""
     tokenizers = {one.tokenizer: [other for other in reductions if other.tokenizer == one.tokenizer] for one in reductions}
     tables = {name: _table(rows, told) for name, rows in tokenizers.items()}
-    figures = {name: _figure(rows) for name, rows in tokenizers.items()}
+    figures = {name: _figure(rows, told.plain) for name, rows in tokenizers.items()}
     for name, figure in figures.items():
         _write_text(folder / f"{name}.svg", figure)
     files.write_json(folder / DATA, {"recipe": recipe, "plain": list(told.plain), "tokenizers": tables})
@@ -137,7 +137,7 @@ def _pictures(rows: Sequence[Reduction]) -> dict[str, str]:
     return {name: data_uri(path.read_bytes(), "image/png") for name, path in found.items() if path.exists()}
 
 
-def _figure(rows: Sequence[Reduction]) -> str:
+def _figure(rows: Sequence[Reduction], plain: Sequence[str]) -> str:
     """SVG: a row for each column of scores, a panel for each kind of rate; plain downsampling as a line, the front as another."""
     heard = [one for one in rows if one.columns]
     columns = heard[0].columns if heard else {}
@@ -146,7 +146,7 @@ def _figure(rows: Sequence[Reduction]) -> str:
     for row, (name, column) in enumerate(columns.items()):
         for place, (rate, label) in enumerate(RATES.items()):
             axes = figure.add_subplot(len(columns), len(RATES), row * len(RATES) + place + 1)
-            _panel(axes, heard, families, name, column, rate)
+            _panel(axes, heard, families, plain, name, column, rate)
             axes.set_xlabel(label)
             axes.set_ylabel(f"{column['label']} {'↑' if column['better'] == 'higher' else '↓'}")
     dots = [_dot(COLOURS[index % len(COLOURS)], family) for index, family in enumerate(families)]
@@ -154,13 +154,21 @@ def _figure(rows: Sequence[Reduction]) -> str:
     return _svg(figure)
 
 
-def _panel(axes: Any, rows: Sequence[Reduction], families: Sequence[str], name: str, column: Mapping[str, Any], rate: str) -> None:
+def _panel(
+    axes: Any,
+    rows: Sequence[Reduction],
+    families: Sequence[str],
+    plain: Sequence[str],
+    name: str,
+    column: Mapping[str, Any],
+    rate: str,
+) -> None:
     points = [(one, one.numbers[rate], fronts.mean(one, name)) for one in rows]
     known = [(one, x, y) for one, x, y in points if y is not None]
     best = set(fronts.front([(one.transform, x, y) for one, x, y in known], better=column["better"]))
     edge = sorted((x, y) for one, x, y in known if one.transform in best)
-    plain = sorted((x, y) for one, x, y in known if one.family == families[0])
-    axes.plot(*zip(*plain), color=COLOURS[0], linewidth=1.2, linestyle="--", zorder=1)
+    straight = sorted((x, y) for one, x, y in known if one.transform in plain)
+    axes.plot(*zip(*straight), color=COLOURS[0], linewidth=1.2, linestyle="--", zorder=1)
     axes.plot(*zip(*edge), color="#1d1f23", linewidth=0.8, zorder=1)
     for one, x, y in known:
         axes.plot(
