@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from audiotok.data.aligned import FrontEnd, Line, boundaries, laid_out, pad_rows
+from audiotok.data.aligned import FrontEnd, Line, boundaries, laid_out
 from audiotok.data.phonemes import SILENCE, phonemize
-from audiotok.decoding.autoregressive import NONE, Step, generate
+from audiotok.decoding.autoregressive import generate
+from audiotok.decoding.rows import Job
 from audiotok.decoding.samplers import Sampler, seed_of
+from audiotok.decoding.step import Step
 from audiotok.models.ar_tts import ArTts, Path, Text
 from audiotok.tokenizers.base import Decoder
 from audiotok.transforms.base import Layout
@@ -57,6 +59,15 @@ class Voice:
         return self.front_end.line([SILENCE, *phonemes], request.speaker, request.language)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A request about to be spoken: its line, and the frame at which each of its phonemes will end."""
+
+    request: Request
+    line: Line
+    ends: list[int]
+
+
 def speak(
     requests: Iterable[Request],
     voice: Voice,
@@ -68,25 +79,49 @@ def speak(
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Spoken | Failed]:
-    """Each request spoken, or failed with its reason, in order. A result does not depend on the others in its batch.
+    """Each request spoken, or failed with its reason, in order. A result does not depend on the others that are spoken with it.
 
     A sentence whose predicted length exceeds `max_seconds` fails: the model has seen nothing like it.
     """
-    waiting = iter(requests)
-    while batch := list(islice(waiting, batch_size)):
-        lines: list[Line | Failed] = [_line(request, voice) for request in batch]
-        spoken = iter(
-            _batch(
-                [(request, line) for request, line in zip(batch, lines) if not isinstance(line, Failed)],
-                voice,
-                sampler=sampler,
-                seed=seed,
-                max_seconds=max_seconds,
-                device=device,
-            )
-        )
-        yield from (line if isinstance(line, Failed) else next(spoken) for line in lines)
-        progress(len(batch))
+    plans = _plan(list(requests), voice, batch_size=batch_size, max_seconds=max_seconds, device=device)
+    places = [i for i, plan in enumerate(plans) if isinstance(plan, Planned)]
+    planned = [plan for plan in plans if isinstance(plan, Planned)]
+    made = _spoken(planned, voice, sampler=sampler, seed=seed, rows=batch_size, device=device)
+    failed = ((i, plan) for i, plan in enumerate(plans) if isinstance(plan, Failed))
+    for result in _in_order(chain(failed, ((places[n], spoken) for n, spoken in made))):
+        progress(1)
+        yield result
+
+
+def _in_order(results: Iterable[tuple[int, Spoken | Failed]]) -> Iterator[Spoken | Failed]:
+    waiting: dict[int, Spoken | Failed] = {}
+    place = 0
+    for i, result in results:
+        waiting[i] = result
+        while place in waiting:
+            yield waiting.pop(place)
+            place += 1
+
+
+def _plan(
+    requests: Sequence[Request], voice: Voice, *, batch_size: int, max_seconds: float, device: torch.device
+) -> list[Planned | Failed]:
+    lines = [_line(request, voice) for request in requests]
+    durations = iter(_durations([line for line in lines if isinstance(line, Line)], voice, batch_size=batch_size, device=device))
+    frame_rate = float(voice.tokenizer.spec.frame_rate)
+    plans: list[Planned | Failed] = []
+    for request, line in zip(requests, lines):
+        if isinstance(line, Failed):
+            plans.append(line)
+            continue
+        row = next(durations)
+        frames = max(1, round(sum(row)))
+        if frames > max_seconds * frame_rate:
+            reason = f"would last {frames / frame_rate:.0f} s, the longest allowed is {max_seconds:.0f} s; split the text"
+            plans.append(Failed(request, reason))
+        else:
+            plans.append(Planned(request, line, boundaries(row, frames)))
+    return plans
 
 
 def _line(request: Request, voice: Voice) -> Line | Failed:
@@ -96,59 +131,39 @@ def _line(request: Request, voice: Voice) -> Line | Failed:
         return Failed(request, str(error))
 
 
-def _batch(
-    pairs: Sequence[tuple[Request, Line]], voice: Voice, *, sampler: Sampler, seed: int, max_seconds: float, device: torch.device
-) -> Iterator[Spoken | Failed]:
-    if not pairs:
+def _durations(lines: Sequence[Line], voice: Voice, *, batch_size: int, device: torch.device) -> Iterator[list[float]]:
+    for start in range(0, len(lines), batch_size):
+        text = Text.of(lines[start : start + batch_size]).to(device)
+        yield from (row.tolist() for row in voice.model.predict_durations(text))
+
+
+def _spoken(
+    planned: Sequence[Planned], voice: Voice, *, sampler: Sampler, seed: int, rows: int, device: torch.device
+) -> Iterator[tuple[int, Spoken]]:
+    """(index, what was spoken), in the order in which they end."""
+    if not planned:
         return
-    spec = voice.tokenizer.spec
-    text = Text.of([line for _, line in pairs]).to(device)
-    durations = [row.tolist() for row in voice.model.predict_durations(text)]
-    frames = [max(1, round(sum(row))) for row in durations]
-    limit = int(max_seconds * spec.frame_rate)
-    spoken = [i for i, count in enumerate(frames) if count <= limit]
-    codes: dict[int, Tensor] = {}
-    if spoken:
-        ends = [boundaries(durations[i], frames[i]) for i in spoken]
-        seeds = [seed_of(seed, pairs[i][0].id) for i in spoken]
-        codes = dict(zip(spoken, _codes(text.rows(spoken), ends, voice, sampler=sampler, seeds=seeds, device=device)))
-    for i, (request, _) in enumerate(pairs):
-        if i in codes:
-            wav_BT, lengths_B = voice.tokenizer.decode(codes[i][None], torch.tensor([codes[i].shape[1]]))
-            yield Spoken(request, codes[i], wav_BT[0, : lengths_B[0]])
-        else:
-            seconds = frames[i] / float(spec.frame_rate)
-            yield Failed(request, f"would last {seconds:.0f} s, the longest allowed is {max_seconds:.0f} s; split the text")
-
-
-def _codes(
-    text: Text, ends: Sequence[Sequence[int]], voice: Voice, *, sampler: Sampler, seeds: Sequence[int], device: torch.device
-) -> Iterator[Tensor]:
-    """Codes [K, N] of each row in the tokenizer's own layout."""
     spec, transform = voice.tokenizer.spec, voice.transform
-    path = Path.of([laid_out(row, transform, spec) for row in ends]).to(device)
-    positions_B = torch.tensor([len(transform.frame_index(row[-1], spec)) for row in ends])
-    legal = zip(*(transform.legal_ids(row[-1], spec) for row in ends))
-    first_BKN, end_BKN = (pad_rows([ids_KN.T for ids_KN in ids], value).transpose(1, 2).to(device) for ids, value in zip(legal, (0, 1)))
-    holes_BNK = pad_rows([~transform.legal(row[-1], spec).T for row in ends]).to(device)
-    codes_BKN, _ = generate(
-        _without_holes(voice.model.stepper(text, path), holes_BNK),
-        num_rows=len(ends),
-        codebook_sizes=voice.model.spec.codebook_sizes,
-        max_positions_B=positions_B,
-        sampler=sampler,
-        seeds=seeds,
-        device=device,
-        legal=(first_BKN, end_BKN),
+    jobs = [_job(plan, voice, seed=seed) for plan in planned]
+    text, longest = Text.of([plan.line for plan in planned]), max(job.max_positions for job in jobs)
+
+    def begin(indices: Sequence[int]) -> Step:
+        path = Path.of([laid_out(planned[i].ends, transform, spec) for i in indices])
+        return voice.model.begin(text.rows(indices).to(device), path.to(device), positions=longest)
+
+    sizes = voice.model.spec.codebook_sizes
+    for made in generate(begin, jobs, rows=rows, codebook_sizes=sizes, sampler=sampler, device=device):
+        codes_KN = transform.invert(made.codes_KN.cpu(), spec)
+        wav_BT, lengths_B = voice.tokenizer.decode(codes_KN[None], torch.tensor([codes_KN.shape[1]]))
+        yield made.job, Spoken(planned[made.job].request, codes_KN, wav_BT[0, : lengths_B[0]])
+
+
+def _job(plan: Planned, voice: Voice, *, seed: int) -> Job:
+    """What the engine is told: how many positions the frames take in the layout, and what may stand at each."""
+    spec, transform, frames = voice.tokenizer.spec, voice.transform, plan.ends[-1]
+    return Job(
+        seed=seed_of(seed, plan.request.id),
+        max_positions=len(transform.frame_index(frames, spec)),
+        legal=transform.legal_ids(frames, spec),
+        holes_KN=~transform.legal(frames, spec),
     )
-    for codes_KN, length in zip(codes_BKN.cpu(), positions_B.tolist()):
-        yield transform.invert(codes_KN[:, :length], spec)
-
-
-def _without_holes(step: Step, holes_BNK: Tensor) -> Step:
-    """The step with the layout's holes shown to the model as they were in training: as no code."""
-
-    def seen(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
-        return step(previous_BK.masked_fill(holes_BNK[:, position - 1], NONE) if position else previous_BK, position)
-
-    return seen

@@ -8,7 +8,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -58,10 +58,50 @@ class Sampler:
         codes_B = invert_cdf(probabilities(self.truncate(logits_BV)), uniforms_2B[0])
         if self.repetition_window is None:
             return codes_B
-        assert history_BW is not None and self.repetition_threshold is not None
+        assert history_BW is not None
+        return torch.where(self._repeated(codes_B, history_BW), invert_cdf(probabilities(logits_BV), uniforms_2B[1]), codes_B)
+
+    def distribution(self, logits_BV: Tensor, *, history_BW: Tensor | None) -> Tensor:
+        """The law of `draw`, float64 [B, V], any number of axes for B: what speculative decoding compares.
+
+        With repetition awareness a code y of the truncated law v that counts as repeated is drawn again from the law p without truncation:
+        v(x) (1 - rep(x)) + p(x) * sum of v(y) rep(y) over y.
+        """
+        logits_BV = logits_BV.float()
+        if self.temperature == 0:
+            return torch.zeros_like(logits_BV, dtype=torch.float64).scatter_(-1, logits_BV.argmax(-1, keepdim=True), 1.0)
+        logits_BV = logits_BV / self.temperature
+        truncated_BV = self._truncated_law(logits_BV)
+        if self.repetition_window is None:
+            return truncated_BV
+        assert history_BW is not None
+        repeated_BV = self._repeated_of_all(history_BW, size=logits_BV.shape[-1])
+        again_B1 = truncated_BV.where(repeated_BV, 0).sum(-1, keepdim=True)
+        return truncated_BV.masked_fill(repeated_BV, 0) + again_B1 * probabilities(logits_BV)
+
+    def _truncated_law(self, logits_BV: Tensor) -> Tensor:
+        """The probabilities of `truncate`d logits; behind top-k the other rules see its survivors alone, so that nothing sorts V codes."""
+        if self.top_k is None or self.top_k >= logits_BV.shape[-1]:
+            return probabilities(self.truncate(logits_BV))
+        last_B1 = logits_BV.topk(self.top_k).values[..., -1:]
+        survivors = int((logits_BV >= last_B1).sum(-1).max()) if logits_BV.numel() else self.top_k  # more than k where there are ties
+        codes_BS = logits_BV.topk(survivors).indices.sort().values  # in order: top-p cuts ties by it
+        kept_BS = logits_BV.gather(-1, codes_BS)
+        law_BS = probabilities(replace(self, top_k=None).truncate(kept_BS.masked_fill(kept_BS < last_B1, -math.inf)))
+        return torch.zeros_like(logits_BV, dtype=torch.float64).scatter_(-1, codes_BS, law_BS)
+
+    def _repeated(self, codes_B: Tensor, history_BW: Tensor) -> Tensor:
+        """Whether each code makes up too much of its history."""
+        assert self.repetition_threshold is not None
         share_B = (history_BW == codes_B[..., None]).float().mean(-1)
-        repeated_B = COMPARE[self.repetition_comparison](share_B, torch.tensor(self.repetition_threshold, device=share_B.device))
-        return torch.where(repeated_B, invert_cdf(probabilities(logits_BV), uniforms_2B[1]), codes_B)
+        return COMPARE[self.repetition_comparison](share_B, torch.tensor(self.repetition_threshold, device=share_B.device))
+
+    def _repeated_of_all(self, history_BW: Tensor, *, size: int) -> Tensor:
+        """The same of all codes, bool [B, V]: those of the history are asked, any other makes up none of it."""
+        absent = COMPARE[self.repetition_comparison](0, self.repetition_threshold)
+        all_BV = history_BW.new_full((*history_BW.shape[:-1], size + 1), absent, dtype=torch.bool)
+        repeated_BW = self._repeated(history_BW, history_BW[..., None, :])
+        return all_BV.scatter(-1, history_BW.where(history_BW >= 0, size), repeated_BW)[..., :size]
 
     def truncate(self, logits_BV: Tensor) -> Tensor:
         """The logits with what top-k, top-p and min-p rule out at -inf."""
@@ -123,10 +163,17 @@ class Uniforms:
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
+    def restart(self, row: int, seed: int) -> None:
+        """Give a row to another utterance."""
+        self._generators[row] = torch.Generator().manual_seed(seed)
+
     def draw(self, num_codebooks: int) -> Tensor:
-        """The next numbers, float64 [2, B, K]."""
-        rows = [torch.rand(2, num_codebooks, generator=generator, dtype=torch.float64) for generator in self._generators]
-        return torch.stack(rows, dim=1)
+        """The next numbers of every row, float64 [2, B, K]."""
+        return torch.stack([self.draw_one(row, num_codebooks) for row in range(len(self._generators))], dim=1)
+
+    def draw_one(self, row: int, num_codebooks: int) -> Tensor:
+        """The next numbers of one row, float64 [2, K]."""
+        return torch.rand(2, num_codebooks, generator=self._generators[row], dtype=torch.float64)
 
 
 def _check(holds: bool, name: str, got: object, *, wanted: str) -> None:

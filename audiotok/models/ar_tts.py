@@ -244,21 +244,41 @@ class ArTts(nn.Module):
         return [row[:length] for row, length in zip(durations_BP, text.lengths_B.tolist())]
 
     @torch.inference_mode()
-    def stepper(self, text: Text, path: Path) -> Callable[[Tensor, int], Sequence[Tensor]]:
-        """The step that the engine calls: codes [B, K] of the position before (unused at 0), position -> logits [B, V_k] per codebook."""
-        text_BPD = self.encode_text(text)
-        path_BND = self.embed_path(text_BPD, path)
-        cache = self.transformer.cache(text_BPD.shape[0], positions=text_BPD.shape[1] + path_BND.shape[1])
-        self.transformer(text_BPD, cache=cache, lengths_B=text.lengths_B)
-        codes_VD, heads_VD = self.codes(), self.heads()
+    def begin(self, text: Text, path: Path, *, positions: int) -> "ToldStep":
+        """A step of the engine that has heard nothing yet, with room for so many positions after the longest text."""
+        return ToldStep(self, text, path, positions=positions)
 
-        @torch.inference_mode()
-        def step(previous_BK: Tensor, position: int) -> Sequence[Tensor]:
-            history_B1D = self.embed_codes(previous_BK[..., None], codes_VD) if position else self.start.expand(text_BPD.shape[0], 1, -1)
-            hidden_B1D = self.transformer(path_BND[:, position : position + 1] + history_B1D, cache=cache)
-            return [logits_B1V[:, 0] for logits_B1V in self.logits(hidden_B1D, heads_VD)]
 
-        return step
+class ToldStep:
+    """Utterances in the midst of being spoken, each told along its path what it speaks (`audiotok.decoding.step.Step`)."""
+
+    def __init__(self, model: ArTts, text: Text, path: Path, *, positions: int) -> None:
+        self.model = model
+        text_BPD = model.encode_text(text)
+        self.path_BND = F.pad(model.embed_path(text_BPD, path), (0, 0, 0, positions - path.phoneme_BN.shape[1]))
+        self.text_lengths_B, self.heard_B = text.lengths_B.clone(), torch.zeros_like(text.lengths_B)
+        self.cache = model.transformer.cache(len(text_BPD), positions=text_BPD.shape[1] + positions)
+        model.transformer(text_BPD, cache=self.cache, lengths_B=text.lengths_B)
+        self.codes_VD, self.heads_VD = model.codes(), model.heads()
+
+    @torch.inference_mode()
+    def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
+        place_BN = self.heard_B[:, None] + torch.arange(heard_BKN.shape[2], device=heard_BKN.device)
+        history_BND = self.model.embed_codes(heard_BKN, self.codes_VD) + (place_BN == 0)[..., None] * self.model.start
+        path_BND = _take(self.path_BND, place_BN.clamp_max(self.path_BND.shape[1] - 1))
+        self.heard_B = self.heard_B + heard_BKN.shape[2]
+        return self.model.logits(self.model.transformer(path_BND + history_BND, cache=self.cache), self.heads_VD)
+
+    def rewind(self, heard_B: Tensor) -> None:
+        self.heard_B = heard_B.clone()
+        self.cache.lengths_B = self.text_lengths_B + heard_B
+
+    def put(self, row: int, other: "ToldStep") -> None:
+        if other.path_BND.shape[1] > self.path_BND.shape[1]:
+            raise ValueError(f"an utterance of {other.path_BND.shape[1]} positions has no place in one of {self.path_BND.shape[1]}")
+        self.cache.replace(row, other.cache)
+        self.path_BND[row, : other.path_BND.shape[1]] = other.path_BND[0]
+        self.text_lengths_B[row], self.heard_B[row] = other.text_lengths_B[0], other.heard_B[0]
 
 
 def _vocabulary(spec: TokenSpec, vectors: Sequence[Tensor] | None, *, width: int, std: float) -> KnownVectors | Learned:

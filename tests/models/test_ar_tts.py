@@ -80,12 +80,12 @@ def test_stepping_gives_the_logits_of_the_whole_sequence(transform, from_vectors
     text_BPD = model.encode_text(batch.text)
     frames_BND = model.embed_path(text_BPD, batch.path) + model.embed_history(batch.codes_BKN)
     whole = model.logits(model.decode(text_BPD, batch.text.lengths_B, frames_BND))
-    step = model.stepper(batch.text, batch.path)
-    previous_BK = torch.full((2, model.spec.num_codebooks), -1)
-    for n in range(batch.codes_BKN.shape[2]):
-        for stepped_BV, whole_BNV in zip(step(previous_BK, n), whole):
-            torch.testing.assert_close(stepped_BV, whole_BNV[:, n], rtol=1e-4, atol=1e-4)
-        previous_BK = batch.codes_BKN[..., n]
+    heard_BKN = torch.cat([torch.full((2, model.spec.num_codebooks, 1), -1), batch.codes_BKN[..., :-1]], dim=2)
+    for pieces in ([1] * heard_BKN.shape[2], [3, 1, heard_BKN.shape[2] - 4]):
+        step = model.begin(batch.text, batch.path, positions=heard_BKN.shape[2])
+        for piece_BKN, *wanted in zip(heard_BKN.split(pieces, dim=2), *(each.split(pieces, dim=1) for each in whole)):
+            for stepped_BNV, whole_BNV in zip(step(piece_BKN), wanted):
+                torch.testing.assert_close(stepped_BNV, whole_BNV, rtol=1e-4, atol=1e-4)
 
 
 def test_no_position_sees_its_own_code_or_a_later_one():
