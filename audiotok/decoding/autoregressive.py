@@ -55,7 +55,7 @@ def generate(
             tell(listen, state, chosen_BK[..., None], taken_B)
             if not state.active_B.all():
                 session.rewind(state.positions_B.where(state.active_B, 0))  # a row that has ended hears on while the others speak
-        for job, codes_KN in state.ended():
+        for _, job, codes_KN in state.ended():
             yield Generated(job, codes_KN)
 
 

@@ -73,6 +73,11 @@ class Rows:
         """Whether every job has been given to a row and has left it."""
         return self._admitted == len(self._jobs) and all(job is None for job in self.jobs_B)
 
+    @property
+    def codes_BKN(self) -> Tensor:
+        """What stands in each row, up to the longest that a job may be; NONE past a row's last position."""
+        return self._codes_BKM[..., self._window :]
+
     def admit(self) -> list[int]:
         """Give each free row the next utterance that waits, its prompt said already; which rows have a new one."""
         free = [row for row, job in enumerate(self.jobs_B) if job is None][: len(self._jobs) - self._admitted]
@@ -156,13 +161,13 @@ class Rows:
         self.active_B = self.active_B & (before_end_B >= counts_B) & (self.positions_B < self._max_positions_B)
         return taken_B
 
-    def ended(self) -> Iterator[tuple[int, Tensor]]:
-        """(job, codes_KN) of each row that has ended, which is free then."""
+    def ended(self) -> Iterator[tuple[int, int, Tensor]]:
+        """(row, job, codes_KN) of each row that has ended, which is free then."""
         for row, active in enumerate(self.active_B.tolist()):
             job = self.jobs_B[row]
             if job is not None and not active:
                 self.jobs_B[row] = None
-                yield job, self._codes_BKM[row, :, self._window : self._window + int(self.positions_B[row])].clone()
+                yield row, job, self._codes_BKM[row, :, self._window : self._window + int(self.positions_B[row])].clone()
 
     def _possible(self, logits: Sequence[Tensor], *, offset: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(codebooks of one size, their logits [B, G, N, V]) from positions + offset on; what may not stand there is at -inf."""
