@@ -9,7 +9,7 @@ from torch import Tensor
 from audiotok.decoding.rows import Rows
 from audiotok.decoding.samplers import invert_cdf
 from audiotok.decoding.session import Session
-from audiotok.decoding.speculative import Draft
+from audiotok.decoding.speculative import Proposal
 from audiotok.decoding.step import Begin
 
 
@@ -76,7 +76,7 @@ class ByModel:
         self._session.admit(rows)
         self._reach_B[list(rows)] = self._state.positions_B[list(rows)]
 
-    def propose(self) -> Draft:
+    def propose(self) -> Proposal:
         state, length = self._state, self._lengths.next()
         logits, codes_BKG, laws = self._catch_up(), state.positions_B.new_empty(len(state.jobs_B), len(state.codebook_sizes), 0), []
         for ahead in range(length):
@@ -86,7 +86,7 @@ class ByModel:
             codes_BKG = torch.cat([codes_BKG, _draw(law, state)[..., None]], dim=2)
             laws.append(law)
         self._reach_B = state.positions_B + length
-        return Draft(codes_BKG, [torch.cat(each, dim=1) for each in zip(*laws)])
+        return Proposal(codes_BKG, [torch.cat(each, dim=1) for each in zip(*laws)])
 
     def _catch_up(self) -> Sequence[Tensor]:
         """Logits [B, 1, V_k] of the next position. Of what stands it has not heard the last code, or the last two if all were accepted."""
@@ -117,13 +117,13 @@ class ByRepetition:
     def admit(self, rows: Sequence[int]) -> None:
         pass
 
-    def propose(self) -> Draft:
+    def propose(self) -> Proposal:
         state, length = self._state, self._lengths.next()
         distance_B1 = self._distance()[:, None]
         ahead_BG = state.positions_B[:, None] - distance_B1 + torch.arange(length, device=distance_B1.device) % distance_B1
         index_B1G = ahead_BG.clamp_min(0)[:, None].expand(-1, len(state.codebook_sizes), -1)
         codes_BKG = state.codes_BKN.gather(2, index_B1G).clamp_min(0)
-        return Draft(codes_BKG, [_certain(codes_BG, size) for codes_BG, size in zip(codes_BKG.unbind(1), state.codebook_sizes)])
+        return Proposal(codes_BKG, [_certain(codes_BG, size) for codes_BG, size in zip(codes_BKG.unbind(1), state.codebook_sizes)])
 
     def _distance(self) -> Tensor:
         """How many positions ago the last ones stood before, [B]; 1 where they never did."""

@@ -20,7 +20,7 @@ from audiotok.decoding.step import Begin
 
 
 @dataclass(frozen=True)
-class Draft:
+class Proposal:
     """Codes_BKG of the next G positions, and the laws that they were drawn from: of each codebook float64 [B, G, V_k]."""
 
     codes_BKG: Tensor
@@ -34,7 +34,7 @@ class Drafting(Protocol):
         """Go on with the utterances that are new in these rows."""
         ...
 
-    def propose(self) -> Draft:
+    def propose(self) -> Proposal:
         """Codes for the next positions of every row, drawn with the rows' own random numbers."""
         ...
 
@@ -103,7 +103,7 @@ def speculate(
             yield Speculated(job, codes_KN, start, tuple(rounds))
 
 
-def _verified(draft: Draft, model: Session, state: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
+def _verified(draft: Proposal, model: Session, state: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
     """Codes [B, K, G + 1], and how many of them stand, from 1 on: those that are accepted and the one that the model adds."""
     heard_BKN = torch.cat([state.inputs(state.positions_B, 1), state.ahead(draft.codes_BKG)], dim=2)
     laws = state.laws(model(heard_BKN), draft.codes_BKG)
