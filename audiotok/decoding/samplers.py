@@ -98,7 +98,8 @@ class Sampler:
 
     def _repeated_of_all(self, history_BW: Tensor, *, size: int) -> Tensor:
         """The same of all codes, bool [B, V]: those of the history are asked, any other makes up none of it."""
-        absent = COMPARE[self.repetition_comparison](0, self.repetition_threshold)
+        assert self.repetition_threshold is not None
+        absent = COMPARE[self.repetition_comparison](0.0, self.repetition_threshold)
         all_BV = history_BW.new_full((*history_BW.shape[:-1], size + 1), absent, dtype=torch.bool)
         repeated_BW = self._repeated(history_BW, history_BW[..., None, :])
         return all_BV.scatter(-1, history_BW.where(history_BW >= 0, size), repeated_BW)[..., :size]
@@ -174,6 +175,13 @@ class Uniforms:
     def draw_one(self, row: int, num_codebooks: int) -> Tensor:
         """The next numbers of one row, float64 [2, K]."""
         return torch.rand(2, num_codebooks, generator=self._generators[row], dtype=torch.float64)
+
+    def more(self, rows: Sequence[int], count: int) -> Tensor:
+        """The next `count` numbers of some rows, float64 [len(rows), count]; the other rows' stay as they are."""
+        numbers_RC = torch.empty(len(rows), count, dtype=torch.float64)
+        for row, numbers_C in zip(rows, numbers_RC):
+            torch.rand(count, generator=self._generators[row], dtype=torch.float64, out=numbers_C)
+        return numbers_RC
 
 
 def _check(holds: bool, name: str, got: object, *, wanted: str) -> None:

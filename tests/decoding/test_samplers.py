@@ -166,6 +166,53 @@ def test_repetition_aware_sampling_draws_again_as_the_paper_says() -> None:
     assert expected != sampler(top_k=2).draw(rows, uniforms, history_BW=None).tolist()
 
 
+REPEATED = {"repetition_window": 5, "repetition_threshold": 0.2}
+LAWS = [
+    {},
+    {"temperature": 0},
+    {"temperature": 0.6},
+    {"top_k": 4},
+    {"top_k": 50, "top_p": 0.5},
+    {"top_p": 0.7},
+    {"min_p": 0.1},
+    {"temperature": 1.5, "top_k": 6, "top_p": 0.9, "min_p": 0.05},
+    {"top_k": 3, "top_p": 0.8} | REPEATED,
+    {"top_k": 3, "repetition_comparison": ">="} | REPEATED,
+    {"top_k": 3, "repetition_comparison": ">="} | REPEATED | {"repetition_threshold": 0.0},
+]
+
+
+@pytest.mark.parametrize("settings", LAWS)
+def test_the_distribution_is_the_law_of_the_draws(settings: dict) -> None:
+    """The share of numbers in a fine grid at which each code is drawn; where one may be drawn again, of pairs of numbers."""
+    made, row, past = sampler(**settings), logits(rows=1, size=9)[0], torch.tensor([0, 0, -1, 7, 2])
+    grid = (torch.arange(150, dtype=torch.float64) + 0.5) / 150
+    pairs_2B = torch.cartesian_prod(grid, grid).T
+    drawn_B = made.draw(row.expand(22_500, -1), pairs_2B, history_BW=past.expand(22_500, -1))
+    share_V = drawn_B.bincount(minlength=9) / 22_500
+    law_V = made.distribution(row, history_BW=past)
+    assert law_V.dtype == torch.float64 and law_V.sum().item() == pytest.approx(1)
+    assert torch.allclose(share_V.double(), law_V, atol=2 / 150)
+    assert (law_V[share_V > 0] > 0).all()
+
+
+@pytest.mark.parametrize("step", [1e-9, 0.5, 3.0])
+def test_the_distribution_keeps_what_the_truncation_keeps_among_ties_too(step: float) -> None:
+    rows = (logits(rows=60, size=40) / step).round() * step
+    for settings in ({"top_k": 5, "top_p": 0.8}, {"top_k": 7, "min_p": 0.2}, {"top_k": 1}):
+        made = sampler(**settings)
+        expected = probabilities(made.truncate(rows))
+        found = made.distribution(rows, history_BW=None)
+        assert torch.equal(found > 0, expected > 0) and torch.allclose(found, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("settings", LAWS)
+def test_the_distribution_of_a_row_is_the_same_in_any_company(settings: dict) -> None:
+    made, rows, past = sampler(**settings), logits(rows=12), torch.randint(-1, 13, (12, 5), generator=torch.Generator().manual_seed(4))
+    together = made.distribution(rows.view(3, 4, 13), history_BW=past.view(3, 4, 5)).view(12, 13)
+    assert torch.equal(together, torch.stack([made.distribution(row, history_BW=own) for row, own in zip(rows, past)]))
+
+
 @pytest.mark.parametrize(("comparison", "occurrences", "again"), [(">", 1, False), (">", 2, True), (">=", 1, True), (">=", 0, False)])
 def test_one_occurrence_in_ten_is_enough_with_the_inclusive_comparison_alone(comparison: str, occurrences: int, again: bool) -> None:
     made = sampler(top_k=1, repetition_window=10, repetition_threshold=0.1, repetition_comparison=comparison)
@@ -179,6 +226,14 @@ def test_the_numbers_of_a_row_depend_on_its_seed_and_on_how_many_were_drawn() ->
     for _ in range(4):
         assert torch.equal(together.draw(5)[:, 1], alone.draw(5)[:, 0])
     assert not torch.equal(Uniforms([3]).draw(5), Uniforms([4]).draw(5))
+
+
+def test_more_numbers_are_drawn_of_the_rows_that_ask_alone() -> None:
+    uniforms, fresh = Uniforms([3, 9, 4]), Uniforms([3, 9, 4])
+    assert torch.equal(uniforms.more([2, 0], 3), torch.stack([Uniforms([seed]).more([0], 3)[0] for seed in (4, 3)]))
+    assert uniforms.more([], 3).shape == (0, 3)
+    assert torch.equal(uniforms.more([1], 2), fresh.more([1], 2)), "row 1 had drawn none before"
+    assert not torch.equal(uniforms.more([0], 3), fresh.more([0], 3))
 
 
 def test_seeds_differ_between_utterances_and_between_runs() -> None:
