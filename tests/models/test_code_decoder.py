@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from learning import descend
 from speaking import LAYOUTS, PLAIN, RANDOM, SPEC, batch, heard, name, original, say, tiny_decoder, utterance
 
+from audiotok.decoding.autoregressive import generate
 from audiotok.decoding.ending import Limited, limits
+from audiotok.decoding.rows import Job
 from audiotok.models.ar_tts import Batch, Text
 from audiotok.models.code_decoder import closed
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
@@ -140,6 +142,19 @@ def test_whatever_an_untrained_model_says_can_be_inverted(transform, seed, scale
     for codes_KN in said:
         frames = transform.invert(codes_KN, SPEC).shape[1]
         assert 1 <= frames <= 7 and len(transform.frame_index(frames, SPEC)) == codes_KN.shape[1]
+
+
+@every_layout
+def test_the_engine_says_with_two_rows_what_the_slow_loop_says_of_each_alone(transform):
+    model, text = tiny_decoder(transform).eval(), batch(transform, *[(3, 6), (5, 8), (2, 3), (4, 5)]).text
+    positions = len(transform.frame_index(9, SPEC))
+    jobs = [Job(seed=seed, max_positions=positions) for seed in range(4)]
+    options = {"sampler": RANDOM, "codebook_sizes": model.codebook_sizes, "end": model.end, "device": "cpu"}
+    made = generate(lambda rows: begun(model, text.rows(rows), transform, longest=9), jobs, rows=2, **options)
+    for each in made:
+        step = begun(model, text.rows([each.job]), transform, longest=9)
+        (alone_KN,) = say(step, sizes=model.codebook_sizes, end=model.end, positions=positions, sampler=RANDOM, seeds=[each.job])
+        assert torch.equal(each.codes_KN, alone_KN)
 
 
 @every_layout
