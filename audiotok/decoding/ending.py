@@ -48,21 +48,24 @@ class Limits:
 def limits(transform: Layout, spec: TokenSpec, *, max_frames: int) -> Limits:
     """Of utterances of 1 to `max_frames` frames; `spec` is the original one.
 
-    Raises ValueError where what stands before the end depends on where the end is (`CoarseFirst`).
+    Raises ValueError where what stands before the end depends on where the end is (`CoarseFirst`), or the end is said in two ways at once.
     """
     sizes = transform.out_spec(spec).codebook_sizes
-    first_KN, end_KN = transform.legal_ids(max_frames, spec)
-    legal_KN, frame_N = transform.legal(max_frames, spec), transform.frame_index(max_frames, spec)
-    ended, pads_K = int(legal_KN[0].sum()), torch.tensor(sizes) - 1
+    longest, longer = _Shape.of(transform, spec, max_frames), _Shape.of(transform, spec, max_frames + PROBED)
+    tail_KR = ~longer.legal_KN[:, longer.ended :]
+    lengths = range(max(1, max_frames - PROBED), max_frames)
     closes_K = torch.zeros(len(sizes), dtype=torch.bool)
-    for num_frames in range(max(1, max_frames - PROBED), max_frames):
-        closes_K |= _closing(transform, spec, num_frames, first_KN=first_KN, end_KN=end_KN)
-    end_KN = torch.where(closes_K[:, None], pads_K[:, None] + 1, end_KN)
-    closes_K[0] = ended < legal_KN.shape[1]
+    for num_frames in lengths:
+        closes_K |= _closing(_Shape.of(transform, spec, num_frames), longest, tail_KR, transform=transform)
+    pads_K, frame_N = torch.tensor(sizes) - 1, transform.frame_index(max_frames, spec)
     may_end_N = torch.zeros(len(frame_N) + 1, dtype=torch.bool)
-    may_end_N[1:ended] = frame_N[1:ended] != frame_N[: ended - 1]
-    may_end_N[[ended, -1]] = True
-    return Limits(_wider(first_KN), _wider(end_KN), may_end_N, closes_K, ~legal_KN[:, ended:], pads_K, ending=sizes[0])
+    may_end_N[1 : longest.ended] = frame_N[1 : longest.ended] != frame_N[: longest.ended - 1]
+    may_end_N[[longest.ended, -1]] = True
+    if closes_K.any() and (tail_KR.shape[1] or not may_end_N[1 : longest.ended].all()):
+        raise _refusal(transform)
+    end_KN = torch.where(closes_K[:, None], pads_K[:, None] + 1, longest.end_KN)
+    closes_K[0] = tail_KR.shape[1] > 0
+    return Limits(_wider(longest.first_KN), _wider(end_KN), may_end_N, closes_K, tail_KR, pads_K, ending=sizes[0])
 
 
 def with_moves(codes: Limits) -> Limits:
@@ -85,18 +88,38 @@ def with_moves(codes: Limits) -> Limits:
     )
 
 
-def _closing(transform: Layout, spec: TokenSpec, num_frames: int, *, first_KN: Tensor, end_KN: Tensor) -> Tensor:
-    """bool_K: the codebook, if any, whose hole says that an utterance of so many frames ends within a position of the longest one."""
-    legal_KN, (first, end) = transform.legal(num_frames, spec), transform.legal_ids(num_frames, spec)
-    ended, length = int(legal_KN[0].sum()), legal_KN.shape[1]
-    same_KN = (first == first_KN[:, :length]) & (end == end_KN[:, :length])
-    if not (same_KN | ~legal_KN).all() or not same_KN[:, : ended - 1].all():
-        raise ValueError(
-            f"{transform!r}: where its codes stand depends on how many frames there will be, which this model does not know beforehand; "
-            "choose transform=parallel, delay, flatten, stack2 or merge2"
-        )
+@dataclass(frozen=True)
+class _Shape:
+    """The layout of so many frames: where codes stand, of which ids, and at which position codebook 0 has ended."""
+
+    legal_KN: Tensor
+    first_KN: Tensor
+    end_KN: Tensor
+    ended: int
+
+    @classmethod
+    def of(cls, transform: Layout, spec: TokenSpec, num_frames: int) -> "_Shape":
+        legal_KN = transform.legal(num_frames, spec)
+        return cls(legal_KN, *transform.legal_ids(num_frames, spec), ended=int(legal_KN[0].sum()))
+
+
+def _closing(shape: _Shape, longest: _Shape, tail_KR: Tensor, *, transform: Layout) -> Tensor:
+    """bool_K: the codebook, if any, whose hole says that an utterance ends within its last position. Raises ValueError as `limits`."""
+    length, ended = shape.legal_KN.shape[1], shape.ended
+    same_KN = (shape.first_KN == longest.first_KN[:, :length]) & (shape.end_KN == longest.end_KN[:, :length])
+    if length - ended != tail_KR.shape[1] or not (same_KN | ~shape.legal_KN).all() or not same_KN[:, : ended - 1].all():
+        raise _refusal(transform)
+    if not torch.equal(shape.legal_KN[:, ended:], longest.legal_KN[:, ended:length] & ~tail_KR):
+        raise _refusal(transform)
     differs_K = ~same_KN[:, ended - 1]
     return differs_K & (differs_K.cumsum(0) == 1)
+
+
+def _refusal(transform: Layout) -> ValueError:
+    return ValueError(
+        f"{transform!r}: where its codes stand depends on how many frames there will be, which this model does not know beforehand; "
+        "choose transform=parallel, delay, flatten, stack2 or merge2"
+    )
 
 
 def _wider(ids_KN: Tensor) -> Tensor:
@@ -111,6 +134,7 @@ class Limited:
         self.step, self.limits = step, limits
         self.heard_B = torch.zeros(rows, dtype=torch.int64, device=limits.pads_K.device)
         self.closed_B = torch.full_like(self.heard_B, OPEN)  # the position that has closed the utterance
+        self._hole = int(limits.pads_K[0]) if limits.closes_K[0] else None  # behind the codes of codebook 0
 
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
         place_BN = self.heard_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.heard_B.device)
@@ -131,10 +155,10 @@ class Limited:
 
     def _told(self, heard_BKN: Tensor) -> Tensor:
         """What the model hears: the end where codebook 0 has a hole behind its codes."""
-        if not self.limits.closes_K[0]:
+        if self._hole is None:
             return heard_BKN
         first_B1N = heard_BKN[:, :1]
-        return torch.cat([first_B1N.masked_fill(first_B1N == self.limits.pads_K[0], self.limits.ending), heard_BKN[:, 1:]], 1)
+        return torch.cat([first_B1N.masked_fill(first_B1N == self._hole, self.limits.ending), heard_BKN[:, 1:]], 1)
 
     def _within(self, logits: Sequence[Tensor], place_BN: Tensor, closed_BN: Tensor) -> list[Tensor]:
         known, tail = self.limits, self.limits.tail_KR.shape[1]
@@ -151,7 +175,7 @@ class Limited:
     def _with_end(self, kept_BNV: Tensor, end_BN: Tensor, may_BN: Tensor, over_BN: Tensor) -> Tensor:
         """Codebook 0, where it may say its end, shown as its first hole if there is one, and where nothing else is left to say."""
         shown_V = torch.arange(kept_BNV.shape[-1], device=kept_BNV.device)
-        hole = int(self.limits.pads_K[0]) if self.limits.closes_K[0] else self.limits.ending
-        kept_BNV = torch.where(may_BN[..., None] & (shown_V == hole), end_BN[..., None], kept_BNV)
+        shown_as = self.limits.ending if self._hole is None else self._hole
+        kept_BNV = torch.where(may_BN[..., None] & (shown_V == shown_as), end_BN[..., None], kept_BNV)
         last_BNV = end_BN[..., None].masked_fill(shown_V != self.limits.ending, float("-inf"))
         return torch.where(over_BN[..., None], last_BNV, kept_BNV)

@@ -12,6 +12,7 @@ from audiotok.decoding.ending import Limited, limits
 from audiotok.decoding.rows import Job
 from audiotok.models.ar_tts import Batch, Text
 from audiotok.models.code_decoder import closed
+from audiotok.transforms.chain import chain
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
 from audiotok.transforms.stack import Stack
 from audiotok.types import TokenSpec
@@ -186,9 +187,29 @@ def test_a_limited_row_that_another_is_put_into_may_end_where_that_one_may(trans
         assert torch.equal(logits_BNV[:1].isfinite(), expected_BNV.isfinite())
 
 
-def test_a_layout_that_depends_on_its_length_is_refused():
+SAID_TWICE = [
+    chain({"stack": Stack(frames=2), "delay": Delay(step=1)}),
+    chain({"delay": Delay(step=1), "stack": Stack(frames=2)}),
+    chain({"stack": Stack(frames=2), "flatten": Flatten()}),
+    chain({"flatten": Flatten(), "stack": Stack(frames=2)}),
+]
+
+
+@pytest.mark.parametrize("longest", [7, 8, 100])
+@pytest.mark.parametrize("transform", [CoarseFirst(), *SAID_TWICE], ids=lambda transform: type(transform).__name__)
+def test_a_layout_that_does_not_say_where_it_ends_in_one_way_is_refused(transform, longest):
     with pytest.raises(ValueError, match="choose transform=parallel"):
-        limits(CoarseFirst(), SPEC, max_frames=10)
+        limits(transform, SPEC, max_frames=longest)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 100])
+@every_layout
+def test_limits_of_few_frames_are_those_of_many_cut_short(transform, longest):
+    few, many = limits(transform, SPEC, max_frames=longest), limits(transform, SPEC, max_frames=400)
+    assert torch.equal(few.tail_KR, many.tail_KR) and few.ending == many.ending
+    ended = int(transform.legal(longest, SPEC)[0].sum())
+    assert torch.equal(few.may_end_N[:ended], many.may_end_N[:ended]) and few.may_end_N[ended]
+    assert torch.equal(few.first_KN[:, : ended - 1], many.first_KN[:, : ended - 1])
 
 
 def test_a_frame_is_never_left_half_said():
