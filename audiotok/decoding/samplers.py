@@ -83,9 +83,11 @@ class Sampler:
         """The probabilities of `truncate`d logits; behind top-k the other rules see its survivors alone, so that nothing sorts V codes."""
         if self.top_k is None or self.top_k >= logits_BV.shape[-1]:
             return probabilities(self.truncate(logits_BV))
-        last_B1 = logits_BV.topk(self.top_k).values[..., -1:]
+        top = logits_BV.topk(self.top_k)
+        last_B1 = top.values[..., -1:]
         survivors = int((logits_BV >= last_B1).sum(-1).max()) if logits_BV.numel() else self.top_k  # more than k where there are ties
-        codes_BS = logits_BV.topk(survivors).indices.sort().values  # in order: top-p cuts ties by it
+        top = top if survivors == self.top_k else logits_BV.topk(survivors)
+        codes_BS = top.indices.sort().values  # in order: top-p cuts ties by it
         kept_BS = logits_BV.gather(-1, codes_BS)
         law_BS = probabilities(replace(self, top_k=None).truncate(kept_BS.masked_fill(kept_BS < last_B1, -math.inf)))
         return torch.zeros_like(logits_BV, dtype=torch.float64).scatter_(-1, codes_BS, law_BS)

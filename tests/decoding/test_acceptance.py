@@ -287,11 +287,13 @@ def test_top_k_accepts_the_target_s_most_probable_and_otherwise_draws_anew(sizes
     assert same_share(stood_B, (q_S * likely_S).sum().item())
 
 
-def test_block_verification_emits_the_target_s_joint_law() -> None:
-    p, q = chain((3,), 30), chain((3,), 40)
-    states_BN, _ = speak(Block(), p, q, length=3, wanted=4, num=40_000)
-    assert p_value(index(states_BN, [3] * 4), law_of(p, 4)) > 1e-3
-    assert p_value(index(states_BN, [3] * 4), law_of(q, 4)) < 1e-6
+@pytest.mark.parametrize(("size", "length", "seed"), [(3, 3, 30), (6, 2, 33)])  # the second notices a residual of p - q, not of p_i p - q
+def test_block_verification_emits_the_target_s_joint_law(size: int, length: int, seed: int) -> None:
+    p, q = chain((size,), seed), chain((size,), seed + 10)
+    states_BN, _ = speak(Block(), p, q, length=length, wanted=length + 1, num=60_000)
+    found_B = index(states_BN, [size] * (length + 1))
+    assert p_value(found_B, law_of(p, length + 1)) > 1e-3
+    assert p_value(found_B, law_of(q, length + 1)) < 1e-6
 
 
 def test_block_verification_lets_eleven_codes_in_nine_stand_where_the_paper_says_so_and_code_by_code_ten() -> None:
