@@ -46,26 +46,25 @@ class Limits:
 
 
 def limits(transform: Layout, spec: TokenSpec, *, max_frames: int) -> Limits:
-    """Of utterances of 1 to `max_frames` frames; `spec` is the original one.
+    """Of utterances of 1 to `max_frames` frames, or as many as its last position holds; `spec` is the original one.
 
-    Raises ValueError where what stands before the end depends on where the end is (`CoarseFirst`), or the end is said in two ways at once.
+    The last position is that of the longest one's end: a row that is still there without having said it has not come to its end. Raises
+    ValueError where what stands before the end depends on where the end is (`CoarseFirst`), or the end is said in two ways at once.
     """
     sizes = transform.out_spec(spec).codebook_sizes
-    longest, longer = _Shape.of(transform, spec, max_frames), _Shape.of(transform, spec, max_frames + PROBED)
-    tail_KR = ~longer.legal_KN[:, longer.ended :]
-    lengths = range(max(1, max_frames - PROBED), max_frames)
+    longest = _Shape.of(transform, spec, max_frames)
+    beyond = max_frames + PROBED + longest.legal_KN.shape[1] - longest.ended
+    endless, positions = _Shape.of(transform, spec, beyond), longest.legal_KN.shape[1] + 1
+    tail_KR, pads_K = ~endless.legal_KN[:, endless.ended :], torch.tensor(sizes) - 1
     closes_K = torch.zeros(len(sizes), dtype=torch.bool)
-    for num_frames in lengths:
-        closes_K |= _closing(_Shape.of(transform, spec, num_frames), longest, tail_KR, transform=transform)
-    pads_K, frame_N = torch.tensor(sizes) - 1, transform.frame_index(max_frames, spec)
-    may_end_N = torch.zeros(len(frame_N) + 1, dtype=torch.bool)
-    may_end_N[1 : longest.ended] = frame_N[1 : longest.ended] != frame_N[: longest.ended - 1]
-    may_end_N[[longest.ended, -1]] = True
-    if closes_K.any() and (tail_KR.shape[1] or not may_end_N[1 : longest.ended].all()):
+    for num_frames in range(max(1, max_frames - PROBED), beyond):
+        closes_K |= _closing(_Shape.of(transform, spec, num_frames), endless, tail_KR, transform=transform)
+    may_end_N = F.pad(transform.frame_index(beyond, spec)[:positions].diff() != 0, (1, 0))
+    if closes_K.any() and (tail_KR.shape[1] or not may_end_N[1:].all()):
         raise _refusal(transform)
-    end_KN = torch.where(closes_K[:, None], pads_K[:, None] + 1, longest.end_KN)
+    end_KN = torch.where(closes_K[:, None], pads_K[:, None] + 1, endless.end_KN)
     closes_K[0] = tail_KR.shape[1] > 0
-    return Limits(_wider(longest.first_KN), _wider(end_KN), may_end_N, closes_K, tail_KR, pads_K, ending=sizes[0])
+    return Limits(endless.first_KN[:, :positions], end_KN[:, :positions], may_end_N, closes_K, tail_KR, pads_K, ending=sizes[0])
 
 
 def with_moves(codes: Limits) -> Limits:
@@ -103,13 +102,13 @@ class _Shape:
         return cls(legal_KN, *transform.legal_ids(num_frames, spec), ended=int(legal_KN[0].sum()))
 
 
-def _closing(shape: _Shape, longest: _Shape, tail_KR: Tensor, *, transform: Layout) -> Tensor:
+def _closing(shape: _Shape, endless: _Shape, tail_KR: Tensor, *, transform: Layout) -> Tensor:
     """bool_K: the codebook, if any, whose hole says that an utterance ends within its last position. Raises ValueError as `limits`."""
     length, ended = shape.legal_KN.shape[1], shape.ended
-    same_KN = (shape.first_KN == longest.first_KN[:, :length]) & (shape.end_KN == longest.end_KN[:, :length])
+    same_KN = (shape.first_KN == endless.first_KN[:, :length]) & (shape.end_KN == endless.end_KN[:, :length])
     if length - ended != tail_KR.shape[1] or not (same_KN | ~shape.legal_KN).all() or not same_KN[:, : ended - 1].all():
         raise _refusal(transform)
-    if not torch.equal(shape.legal_KN[:, ended:], longest.legal_KN[:, ended:length] & ~tail_KR):
+    if not torch.equal(shape.legal_KN[:, ended:], endless.legal_KN[:, ended:length] & ~tail_KR):
         raise _refusal(transform)
     differs_K = ~same_KN[:, ended - 1]
     return differs_K & (differs_K.cumsum(0) == 1)
@@ -120,11 +119,6 @@ def _refusal(transform: Layout) -> ValueError:
         f"{transform!r}: where its codes stand depends on how many frames there will be, which this model does not know beforehand; "
         "choose transform=parallel, delay, flatten, stack2 or merge2"
     )
-
-
-def _wider(ids_KN: Tensor) -> Tensor:
-    """With one position more, that of the end."""
-    return torch.cat([ids_KN, ids_KN[:, -1:]], dim=1)
 
 
 class Limited:

@@ -188,6 +188,13 @@ def test_an_untrained_pointer_is_in_each_phoneme_once_in_order_and_stops(transfo
         assert length < longest and len(stays) <= len(phonemes)
 
 
+@every_layout
+def test_a_text_that_is_not_over_within_the_limits_goes_on_to_the_last_position(transform):
+    model = tiny(transform).eval()
+    (codes_KN,) = spoken(model, text_of([1, 2, 3] * 5), transform, longest=6)
+    assert codes_KN.shape[1] == len(transform.frame_index(6, SPEC)) + 1 and codes_KN[-1].sum() < 15
+
+
 @pytest.mark.parametrize("transform", [Parallel(), Delay(step=1)], ids=name)
 def test_a_learnt_utterance_is_said_along_its_alignment_even_where_a_phoneme_comes_twice(transform):
     model = tiny(transform, **PLAIN)
