@@ -1,6 +1,8 @@
 """Speaking: the same whatever the batch, and one bad sentence does not stop the others."""
 
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +10,17 @@ from torch import Tensor
 
 from audiotok.data.aligned import FrontEnd
 from audiotok.data.phonemes import PhonemeVocabulary, phonemize
+from audiotok.decoding.acceptance import Exact
+from audiotok.decoding.drafts import Fixed
 from audiotok.decoding.samplers import Sampler
 from audiotok.models.ar_tts import ArTts
-from audiotok.synthesis import Failed, Request, Spoken, Voice, speak
+from audiotok.models.code_decoder import CodeDecoder
+from audiotok.models.valle import Valle
+from audiotok.models.valle_r import ValleR
+from audiotok.synthesis.drafting import Nobody, Repetition, SmallModel
+from audiotok.synthesis.scripts import Manner
+from audiotok.synthesis.speech import speak
+from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
 from audiotok.transforms.patterns import Delay, Flatten, Parallel
 from audiotok.types import TokenSpec
 
@@ -19,6 +29,9 @@ TEXTS = ["Press one.", "Please enter your number.", "Goodbye, and thank you!"]
 SAMPLER = Sampler(
     temperature=0.9, top_k=None, top_p=None, min_p=None, repetition_window=None, repetition_threshold=None, repetition_comparison=">"
 )
+
+
+GREEDY = replace(SAMPLER, temperature=0)
 
 
 class Hold:
@@ -30,57 +43,61 @@ class Hold:
         return (codes_BKN.sum(1) / 16).repeat_interleave(8, dim=1), lengths_B * 8
 
 
-def voice(transform) -> Voice:
+SIZES = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
+EXACT_HISTORY = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0}
+DECODER = partial(CodeDecoder, from_vectors=False, unconditional=0.0, **SIZES, **EXACT_HISTORY)
+MODELS = {
+    "told": partial(ArTts, from_vectors=False, duration_weight=1.0, **SIZES, **EXACT_HISTORY),
+    "plain": DECODER,
+    "pointer": partial(ValleR, decoder=DECODER, phoneme_weight=1.0, move_weight=1.0),
+    "valle": partial(Valle, first=DECODER, from_vectors=False, layers=1, heads=2, feed_forward=48, dropout=0.0, prompt=0.3),
+}
+
+
+def voice(transform, kind: str = "told", *, seed: int = 0) -> Voice:
     words = [phoneme for text in TEXTS for word in phonemize(text, "en") for phoneme in word]
     front_end = FrontEnd(PhonemeVocabulary.of([words]), ("allison",), ("en",))
-    torch.manual_seed(0)
-    model = ArTts(
-        transform.out_spec(Hold.spec),
-        num_phonemes=len(front_end.vocabulary),
-        num_speakers=1,
-        num_languages=1,
-        vectors=list,
-        from_vectors=False,
-        width=32,
-        layers=2,
-        heads=2,
-        feed_forward=48,
-        dropout=0.0,
-        text_layers=1,
-        replace_codes=0.0,
-        blank_frames=0.0,
-        own_history=0.0,
-        anonymous=0.0,
-        duration_weight=1.0,
-    )
+    torch.manual_seed(seed)
+    spec = transform.out_spec(Hold.spec)
+    model = MODELS[kind](spec, num_phonemes=len(front_end.vocabulary), num_speakers=1, num_languages=1, vectors=list)
+    if kind == "pointer":
+        model.longest_V.fill_(3)
     return Voice(model.eval(), front_end, transform, Hold())
 
 
-def spoken(requests, speaker, *, batch_size=8, seed=0, max_seconds=30.0):
+def spoken(requests, speaker, *, batch_size=8, seed=0, max_seconds=30.0, guidance=None, drafting=None, rule=None, sampler=SAMPLER):
     return list(
         speak(
             requests,
             speaker,
-            sampler=SAMPLER,
+            sampler=sampler,
             seed=seed,
-            batch_size=batch_size,
-            max_seconds=max_seconds,
-            device=torch.device("cpu"),
+            manner=Manner(max_seconds, sampler.temperature, guidance, batch_size, torch.device("cpu")),
+            drafting=drafting or Nobody(),
+            rule=rule or Exact(),
         )
     )
+
+
+WAYS = [(layout, kind) for kind in ("told", "plain", "pointer") for layout in (Parallel(), Delay(step=1), Flatten())] + [
+    (Parallel(), "valle")
+]
 
 
 def requests():
     return [Request(f"line{i}", text, "allison", "en") for i, text in enumerate(TEXTS)]
 
 
-@pytest.mark.parametrize("transform", [Parallel(), Delay(step=1), Flatten()], ids=lambda transform: type(transform).__name__)
-def test_a_sentence_is_spoken_the_same_in_any_batch(transform):
-    speaker = voice(transform)
-    alone = [spoken([request], speaker)[0] for request in requests()]
+@pytest.mark.parametrize(("transform", "kind"), WAYS, ids=lambda way: way if isinstance(way, str) else type(way).__name__)
+def test_a_sentence_is_spoken_the_same_in_any_batch(transform, kind):
+    speak_so = partial(spoken, speaker=voice(transform, kind), max_seconds=2.0)
+    alone = [speak_so([request])[0] for request in requests()]
+    assert any(isinstance(one, Spoken) for one in alone)
     for batch_size in (2, 3):
-        for one, other in zip(alone, spoken(requests(), speaker, batch_size=batch_size)):
-            assert isinstance(one, Spoken) and isinstance(other, Spoken)
+        for one, other in zip(alone, speak_so(requests(), batch_size=batch_size)):
+            if isinstance(one, Failed):
+                assert one == other
+                continue
             assert torch.equal(one.codes_KN, other.codes_KN)
             assert torch.equal(one.wav_T, other.wav_T)
 
@@ -110,3 +127,36 @@ def test_a_sentence_that_would_last_too_long_fails_and_says_how_long():
     torch.nn.init.constant_(speaker.model.duration[-1].bias, 3.0)  # about twenty frames a phoneme
     (result,) = spoken(requests()[:1], speaker, max_seconds=1.0)
     assert isinstance(result, Failed) and "split the text" in result.reason
+
+
+@pytest.mark.parametrize(("transform", "kind"), WAYS, ids=lambda way: way if isinstance(way, str) else type(way).__name__)
+def test_who_speaks_ahead_changes_nothing_of_what_is_certain(transform, kind):
+    speaker, other = voice(transform, kind), voice(transform, kind, seed=1)
+    greedy = partial(spoken, requests(), speaker, batch_size=2, max_seconds=0.6, sampler=GREEDY)
+    small = SmallModel(model=ArTts, checkpoint="", lengths=Fixed(2)).prepare(lambda make, folder: other.model)
+    for drafting in (Repetition(order=1, lengths=Fixed(3)), small):
+        for one, two in zip(greedy(), greedy(drafting=drafting), strict=True):
+            assert type(one) is type(two)
+            if isinstance(one, Spoken):
+                assert torch.equal(one.codes_KN, two.codes_KN) and two.rounds and not one.rounds
+
+
+def test_the_pointer_says_every_phoneme_and_stops_and_a_plain_model_that_does_not_is_reported():
+    for result in spoken(requests(), voice(Parallel(), "pointer")):
+        phonemes = len(voice(Parallel()).line(result.request).phonemes)
+        assert isinstance(result, Spoken) and phonemes <= result.codes_KN.shape[1] <= 3 * phonemes
+    endless = voice(Parallel(), "plain")
+    torch.nn.init.constant_(endless.model.bias, 0.0)
+    with torch.no_grad():
+        endless.model.bias[endless.model.end] = -100.0
+    (result,) = spoken(requests()[:1], endless, max_seconds=1.0)
+    assert isinstance(result, Failed) and result.reason.startswith("did not end within 1 s")
+
+
+def test_guidance_changes_what_a_model_says_that_can_do_without_its_text_and_is_refused_by_one_that_cannot():
+    speaker = voice(Parallel(), "plain")
+    plain, one, three = (spoken(requests(), speaker, max_seconds=1.0, guidance=scale, sampler=GREEDY) for scale in (None, 1.0, 3.0))
+    said = [[result.codes_KN.tolist() if isinstance(result, Spoken) else None for result in each] for each in (plain, one, three)]
+    assert said[0] == said[1] != said[2]
+    with pytest.raises(ValueError, match="was never trained without its text"):
+        spoken(requests(), voice(Parallel()), guidance=3.0)

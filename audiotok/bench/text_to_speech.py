@@ -13,11 +13,15 @@ from audiotok.bench.task import Axis, Outcome
 from audiotok.data.aligned import ANYONE, AlignedCorpus, FrontEnd
 from audiotok.data.batching import BucketedBatches
 from audiotok.data.code_vectors import code_vectors
+from audiotok.decoding.acceptance import Exact
 from audiotok.decoding.samplers import Sampler
 from audiotok.evaluation import scoring, sources
 from audiotok.evaluation.metric import Metric, NotApplicable, Utterance
 from audiotok.models.ar_tts import ArTts, Batch
-from audiotok.synthesis import Failed, Request, Voice, speak
+from audiotok.synthesis.drafting import Nobody
+from audiotok.synthesis.scripts import Manner
+from audiotok.synthesis.speech import speak
+from audiotok.synthesis.voice import Failed, Request, Voice
 from audiotok.training.loop import TrainSettings, start, train_step
 from audiotok.transforms.base import Layout
 
@@ -38,7 +42,8 @@ class TextToSpeech:
         self.model = model
         self.settings = settings
         self.batch_frames = batch_frames
-        self.speaking: dict[str, Any] = {"sampler": sampler, "batch_size": batch_size, "max_seconds": max_seconds}
+        self.sampler = sampler
+        self.manner = partial(Manner, max_seconds, sampler.temperature, None, batch_size)
         self.metrics = metrics
         self.primary = primary
 
@@ -48,7 +53,8 @@ class TextToSpeech:
         cuts = {cut.id: cut for cut in subject.cuts(self.selections[1])}
         requests = [self._request(recording(cut), voice) for cut in cuts.values()]
         rows, failed = [], []
-        for result in speak(requests, voice, seed=seed, device=subject.device, **self.speaking):
+        manner = self.manner(subject.device)
+        for result in speak(requests, voice, sampler=self.sampler, seed=seed, manner=manner, drafting=Nobody(), rule=Exact()):
             if isinstance(result, Failed):
                 failed.append(result.reason)
                 continue

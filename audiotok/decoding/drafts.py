@@ -16,6 +16,11 @@ from audiotok.decoding.step import Begin
 class Lengths(Protocol):
     """How far ahead a drafter speaks."""
 
+    @property
+    def longest(self) -> int:
+        """The most positions that a draft can have."""
+        ...
+
     def next(self) -> int:
         """Positions of the next draft."""
         ...
@@ -31,10 +36,10 @@ class Fixed:
     def __init__(self, length: int) -> None:
         if length < 1:
             raise ValueError(f"a draft has at least one position; got {length}")
-        self.length = length
+        self.longest = length
 
     def next(self) -> int:
-        return self.length
+        return self.longest
 
     def learn(self, drafted: int, accepted: Sequence[int]) -> None:
         pass

@@ -4,14 +4,15 @@ Reads: EXP_DIR/train/step_*/ (what train writes; synthesize.checkpoint=FOLDER fo
 Writes: EXP_DIR/audio/synthesis/ with a WAV and the codes of each, and utterances.jsonl; failed.jsonl names what could not be spoken.
 With synthesize.text="A sentence." or a .txt file with a sentence on each line, writes to synthesize.out instead: a .wav, or a folder.
 The same seed gives the same audio, whatever the batch size.
-Told by: sampling and its keys, select (which test sentences), everything under synthesize, seed, device.
+Told by: sampling, drafting, acceptance and their keys, select (which test sentences), everything under synthesize, seed, device.
 """
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
@@ -24,14 +25,18 @@ from audiotok.data.aligned import ANYONE, FrontEnd
 from audiotok.data.code_vectors import code_vectors
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
+from audiotok.decoding.acceptance import Coarse, Rule
 from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
-from audiotok.synthesis import Failed, Request, Spoken, Voice, speak
+from audiotok.synthesis.drafting import Drafting
+from audiotok.synthesis.scripts import Manner
+from audiotok.synthesis.speech import speak
+from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
 from audiotok.training import checkpoint
-from audiotok.transforms.base import as_layout
+from audiotok.transforms.base import Layout, as_layout
 from audiotok.types import TokenSpec
 
-SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "select", "synthesize")
+SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "drafting", "acceptance", "select", "synthesize")
 
 
 def run(cfg: DictConfig) -> None:
@@ -44,8 +49,8 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(
             "synthesize.speaker and synthesize.language go with synthesize.text; test sentences are spoken as their own speakers"
         )
-    settings = {"train": trained, **paths.settings(cfg, "tokenizer", "sampling", "select", "seed")}
-    settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds")}
+    settings = {"train": trained, **paths.settings(cfg, "tokenizer", "sampling", "drafting", "acceptance", "select", "seed")}
+    settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds", "guidance")}
     folder = paths.audio(cfg) / "synthesis"
 
     def work(partial: Path) -> None:
@@ -104,7 +109,13 @@ def _voice(cfg: DictConfig) -> Voice:
     front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
     tokenizer, transform = instantiate(cfg.tokenizer), as_layout(instantiate(cfg.transform))
     _refuse_other_settings(folder, cfg, tokenizer.spec)
-    model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
+    model = _loaded(instantiate(cfg.model, _partial_=True), folder, front_end, transform, tokenizer)
+    return Voice(model.to(distributed.device(cfg.device)), front_end, transform, tokenizer)
+
+
+def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transform: Layout, tokenizer: Any) -> Any:
+    """A model with the averaged weights of a checkpoint."""
+    model = make(  # not by instantiate: OmegaConf would make a config of the spec
         spec=transform.out_spec(tokenizer.spec),
         num_phonemes=len(front_end.vocabulary),
         num_speakers=len(front_end.speakers),
@@ -112,7 +123,30 @@ def _voice(cfg: DictConfig) -> Voice:
         vectors=functools.partial(code_vectors, tokenizer, transform),
     )
     checkpoint.load_weights(folder / "ema.safetensors", model)
-    return Voice(model.eval().to(distributed.device(cfg.device)), front_end, transform, tokenizer)
+    return model.eval()
+
+
+def _drafting(cfg: DictConfig, voice: Voice) -> Drafting:
+    """Who speaks ahead. Raises ValueError where that model was trained on other tokens, or with other texts."""
+
+    def make(model: Callable[..., Any], folder: Path) -> Any:
+        spec, front_end = voice.tokenizer.spec, FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
+        trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
+        if trained_on.fingerprint != spec.fingerprint or front_end != voice.front_end:
+            raise ValueError(
+                f"{folder}: a drafter of other tokens or texts than the model's; train it with the same tokenizer, transform and data"
+            )
+        return _loaded(model, folder, front_end, voice.transform, voice.tokenizer).to(distributed.device(cfg.device))
+
+    drafting: Drafting = instantiate(cfg.drafting).prepare(make)
+    return drafting
+
+
+def _rule(cfg: DictConfig, voice: Voice) -> Rule:
+    """The rule of acceptance, with groups by the codes' vectors in the codec where it needs any."""
+    rule: Rule = instantiate(cfg.acceptance)
+    tokenizer: Any = voice.tokenizer
+    return rule.bind(code_vectors(tokenizer, voice.transform)) if isinstance(rule, Coarse) else rule
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:
@@ -132,14 +166,15 @@ def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> No
 def _results(requests: list[Request], voice: Voice, cfg: DictConfig, console: Console) -> Iterator[Spoken | Failed]:
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("speaking", total=len(requests))
+        device, sampler = distributed.device(cfg.device), instantiate(cfg.sampling)
         yield from speak(
             requests,
             voice,
-            sampler=instantiate(cfg.sampling),
+            sampler=sampler,
             seed=cfg.seed,
-            batch_size=cfg.synthesize.batch_size,
-            max_seconds=cfg.synthesize.max_seconds,
-            device=distributed.device(cfg.device),
+            manner=Manner(cfg.synthesize.max_seconds, sampler.temperature, cfg.synthesize.guidance, cfg.synthesize.batch_size, device),
+            drafting=_drafting(cfg, voice),
+            rule=_rule(cfg, voice),
             progress=lambda more: progress.advance(task, more),
         )
 
@@ -164,4 +199,5 @@ def _rows(folder: Path, results: Iterable[Spoken | Failed], voice: Voice, failed
         np.save(
             folder / "codes" / f"{name}.npy", result.codes_KN.numpy().astype(np.min_scalar_type(max(voice.tokenizer.spec.codebook_sizes)))
         )
-        yield {**asdict(result.request), "path": f"{name}.wav", "codes": f"codes/{name}.npy"}
+        rounds = {"rounds": [[one.drafted, one.accepted] for one in result.rounds]} if result.rounds else {}
+        yield {**asdict(result.request), "path": f"{name}.wav", "codes": f"codes/{name}.npy", **rounds}
