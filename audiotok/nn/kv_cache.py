@@ -46,6 +46,12 @@ class KVCache:
         """What a query at each position sees, [B, 1, N, S]: itself and all before it."""
         return (torch.arange(self.capacity, device=positions_BN.device) <= positions_BN[..., None])[:, None]
 
+    def rewind(self, lengths_B: Tensor) -> None:
+        """Forget all but each row's first positions; what stood behind them is overwritten by what comes next."""
+        if ((lengths_B < 0) | (lengths_B > self.lengths_B)).any():
+            raise ValueError(f"rows of {self.lengths_B.tolist()} positions cannot be rewound to {lengths_B.tolist()}")
+        self.lengths_B.copy_(lengths_B)
+
     def replace(self, row: int, other: "KVCache") -> None:
         """Give a row the content of the only row of `other`, which may have fewer positions: a new utterance in a finished one's place."""
         if other.lengths_B.shape[0] != 1 or other.capacity > self.capacity:
