@@ -11,8 +11,8 @@ from audiotok.data.aligned import AlignedUtterance, Line, boundaries, laid_out
 from audiotok.data.code_vectors import code_vectors
 from audiotok.decoding.samplers import Sampler, Uniforms
 from audiotok.decoding.step import NONE, Step
-from audiotok.models.ar_tts import Batch
 from audiotok.models.code_decoder import CodeDecoder
+from audiotok.models.text import Batch
 from audiotok.transforms.base import Layout
 from audiotok.transforms.patterns import Delay, Flatten, Parallel
 from audiotok.transforms.stack import Stack

@@ -132,7 +132,7 @@ def test_a_sentence_that_would_last_too_long_fails_and_says_how_long():
 @pytest.mark.parametrize(("transform", "kind"), WAYS, ids=lambda way: way if isinstance(way, str) else type(way).__name__)
 def test_who_speaks_ahead_changes_nothing_of_what_is_certain(transform, kind):
     speaker, other = voice(transform, kind), voice(transform, kind, seed=1)
-    greedy = partial(spoken, requests(), speaker, batch_size=2, max_seconds=0.6, sampler=GREEDY)
+    greedy = partial(spoken, requests(), speaker, batch_size=2, max_seconds=0.3, sampler=GREEDY)
     small = SmallModel(model=ArTts, checkpoint="", lengths=Fixed(2)).prepare(lambda make, folder: other.model)
     for drafting in (Repetition(order=1, lengths=Fixed(3)), small):
         for one, two in zip(greedy(), greedy(drafting=drafting), strict=True):

@@ -17,7 +17,9 @@ from audiotok.decoding.acceptance import Exact
 from audiotok.decoding.samplers import Sampler
 from audiotok.evaluation import scoring, sources
 from audiotok.evaluation.metric import Metric, NotApplicable, Utterance
-from audiotok.models.ar_tts import ArTts, Batch
+from audiotok.models.ar_tts import ArTts
+from audiotok.models.text import Batch
+from audiotok.nn.inference import quickened
 from audiotok.synthesis.drafting import Nobody
 from audiotok.synthesis.scripts import Manner
 from audiotok.synthesis.speech import speak
@@ -92,7 +94,7 @@ class TextToSpeech:
         for _ in range(self.settings.steps):
             train_step(state, next(batches).to(subject.device), settings=self.settings, seed=seed, last=None)
         learnt: Any = state.ema.model
-        return Voice(learnt.eval(), front_end, self.transform, subject.tokenizer)  # type: ignore[arg-type]
+        return Voice(quickened(learnt.eval(), "fp32"), front_end, self.transform, subject.tokenizer)  # type: ignore[arg-type]
 
     def _batches(self, corpus: AlignedCorpus, seed: int) -> Iterator[Batch]:
         for items in BucketedBatches(corpus.lengths, self.batch_frames, seed).from_step(0):

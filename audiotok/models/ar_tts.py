@@ -11,86 +11,18 @@ model predicts. Codebooks go in as a sum of embeddings and come out of one head 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.data.aligned import AlignedUtterance, Line, pad_rows
+from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.text import PLACES, Batch, Path, Text, TextEncoder
+from audiotok.nn.matrix import head
+from audiotok.nn.ragged import follow, take
 from audiotok.nn.transformer import Transformer
-from audiotok.nn.vocabulary import KnownVectors, Learned
+from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.types import TokenSpec
-
-PLACES = 32  # frames from the start of a phoneme, and to its end, that are told apart
-
-
-@dataclass(frozen=True)
-class Text:
-    """What is to be spoken, padded with 0: phoneme ids and stress [B, P], lengths [B], speaker and language ids [B]."""
-
-    phonemes_BP: Tensor
-    stress_BP: Tensor
-    lengths_B: Tensor
-    speaker_B: Tensor
-    language_B: Tensor
-
-    @classmethod
-    def of(cls, lines: Sequence[Line]) -> "Text":
-        return cls(
-            pad_rows([line.phonemes for line in lines]),
-            pad_rows([line.stress for line in lines]),
-            torch.tensor([len(line.phonemes) for line in lines]),
-            torch.tensor([line.speaker for line in lines]),
-            torch.tensor([line.language for line in lines]),
-        )
-
-    def rows(self, rows: Sequence[int]) -> "Text":
-        """Some of the rows, at the same width."""
-        return replace(self, **{field.name: getattr(self, field.name)[list(rows)] for field in fields(self)})
-
-    def to(self, device: torch.device | str) -> "Text":
-        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
-
-
-@dataclass(frozen=True)
-class Path:
-    """Which phoneme each position speaks: its index, the frames since the phoneme's start and to its end, all [B, N]."""
-
-    phoneme_BN: Tensor
-    since_BN: Tensor
-    until_BN: Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> "Path":
-        return cls(*(pad_rows(parts) for parts in zip(*rows)))
-
-    def to(self, device: torch.device | str) -> "Path":
-        return Path(self.phoneme_BN.to(device), self.since_BN.to(device), self.until_BN.to(device))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Utterances with their codes [B, K, N] in the transform's layout (-1 past the end and where the layout has a hole)."""
-
-    text: Text
-    path: Path
-    codes_BKN: Tensor
-    durations_BP: Tensor  # frames, fractional
-
-    @classmethod
-    def of(cls, utterances: Sequence[AlignedUtterance]) -> "Batch":
-        codes_BNK = pad_rows([utterance.codes_KN.T for utterance in utterances], -1)
-        durations_BP = pad_rows([torch.tensor(utterance.durations_P) for utterance in utterances])
-        return cls(
-            Text.of([utterance.line for utterance in utterances]),
-            Path.of([utterance.path for utterance in utterances]),
-            codes_BNK.transpose(1, 2),
-            durations_BP,
-        )
-
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.text.to(device), self.path.to(device), self.codes_BKN.to(device), self.durations_BP.to(device))
 
 
 class ArTts(nn.Module):
@@ -133,11 +65,11 @@ class ArTts(nn.Module):
         self.duration = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.since, self.until = nn.Embedding(PLACES, width), nn.Embedding(PLACES, width)
         known = vectors() if from_vectors else None
-        self.codes = _vocabulary(spec, known, width=width, std=spec.num_codebooks**-0.5)
+        self.codes = vocabulary(spec.codebook_sizes, known, width=width, std=spec.num_codebooks**-0.5)
         self.start = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.heads = _vocabulary(spec, known, width=width, std=(3 * width) ** -0.5)
+        self.heads = vocabulary(spec.codebook_sizes, known, width=width, std=(3 * width) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(sum(spec.codebook_sizes)))
         self.register_buffer("offsets_K", torch.tensor(spec.vocabulary_offsets), persistent=False)
         for embedding in (self.speaker, self.language, self.since, self.until):
@@ -166,10 +98,8 @@ class ArTts(nn.Module):
 
         Scheduled sampling in two parallel passes (arXiv 1906.07651); the share differs from row to row, `own_history` on average.
         """
-        drawn_BKN = torch.stack([_draw(logits_BNV) for logits_BNV in logits], dim=1)
-        share_B11 = 2 * self.own_history * torch.rand(codes_BKN.shape[0], 1, 1, device=codes_BKN.device)
-        own_B1N = torch.rand(codes_BKN.shape[0], 1, codes_BKN.shape[2], device=codes_BKN.device) < share_B11
-        return torch.where(own_B1N & (codes_BKN >= 0), drawn_BKN, codes_BKN)
+        own_BKN = drawn(logits)
+        return torch.where(share_of_own(codes_BKN, self.own_history) & (codes_BKN >= 0), own_BKN, codes_BKN)
 
     def code_loss(self, hidden_BND: Tensor, codes_BKN: Tensor) -> Tensor:
         losses = [
@@ -202,11 +132,7 @@ class ArTts(nn.Module):
 
     def embed_codes(self, codes_BKN: Tensor, weight_VD: Tensor | None = None) -> Tensor:
         """Sum over codebooks, [B, N, D]; a code of -1 adds nothing. `weight_VD`: of the vocabulary, where it is known already."""
-        known_BNK = (codes_BKN >= 0).transpose(1, 2)
-        ids_BNK = (codes_BKN.clamp_min(0) + self.offsets_K[:, None]).transpose(1, 2)
-        weight_VD = self.codes() if weight_VD is None else weight_VD
-        bags = F.embedding_bag(ids_BNK.flatten(0, 1), weight_VD, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(weight_VD.dtype))
-        return bags.unflatten(0, ids_BNK.shape[:2])
+        return embedded(codes_BKN, self.codes() if weight_VD is None else weight_VD, self.offsets_K)
 
     def embed_history(self, codes_BKN: Tensor) -> Tensor:
         """The codes before each position: those of the position before, and a learned start at the first, [B, N, D]."""
@@ -226,16 +152,11 @@ class ArTts(nn.Module):
 
     def decode(self, text_BPD: Tensor, text_lengths_B: Tensor, frames_BND: Tensor) -> Tensor:
         """Hidden states of the frames. Each row is its phonemes, then at once its frames: no gap is left between."""
-        width, num_frames = text_BPD.shape[1], frames_BND.shape[1]
-        place_BS = torch.arange(width + num_frames, device=frames_BND.device).expand(frames_BND.shape[0], -1)
-        source_BS = torch.where(place_BS < text_lengths_B[:, None], place_BS, place_BS - text_lengths_B[:, None] + width)
-        row_BSD = _take(torch.cat([text_BPD, frames_BND], 1), source_BS.clamp_max(width + num_frames - 1))
-        hidden_BSD = self.transformer(row_BSD)
-        return _take(hidden_BSD, text_lengths_B[:, None] + torch.arange(num_frames, device=frames_BND.device))
+        return follow(self.transformer, text_BPD, text_lengths_B, frames_BND)
 
-    def logits(self, hidden_BND: Tensor, weight_VD: Tensor | None = None) -> Sequence[Tensor]:
-        """Of each codebook, [B, N, V_k]. `weight_VD`: of the heads, where it is known already."""
-        return F.linear(hidden_BND, self.heads() if weight_VD is None else weight_VD, self.bias).split(self.spec.codebook_sizes, dim=-1)
+    def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
+        """Of each codebook, [B, N, V_k]."""
+        return F.linear(hidden_BND, self.heads(), self.bias).split(self.spec.codebook_sizes, dim=-1)
 
     @torch.inference_mode()
     def predict_durations(self, text: Text) -> list[Tensor]:
@@ -259,15 +180,16 @@ class ToldStep:
         self.text_lengths_B, self.heard_B = text.lengths_B.clone(), torch.zeros_like(text.lengths_B)
         self.cache = model.transformer.cache(len(text_BPD), positions=text_BPD.shape[1] + positions)
         model.transformer(text_BPD, cache=self.cache, lengths_B=text.lengths_B)
-        self.codes_VD, self.heads_VD = model.codes(), model.heads()
+        self.codes_VD, self.head = model.codes(), head(model.transformer, model.heads())
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
         place_BN = self.heard_B[:, None] + torch.arange(heard_BKN.shape[2], device=heard_BKN.device)
         history_BND = self.model.embed_codes(heard_BKN, self.codes_VD) + (place_BN == 0)[..., None] * self.model.start
-        path_BND = _take(self.path_BND, place_BN.clamp_max(self.path_BND.shape[1] - 1))
+        path_BND = take(self.path_BND, place_BN.clamp_max(self.path_BND.shape[1] - 1))
         self.heard_B = self.heard_B + heard_BKN.shape[2]
-        return self.model.logits(self.model.transformer(path_BND + history_BND, cache=self.cache), self.heads_VD)
+        hidden_BND = self.model.transformer(path_BND + history_BND, cache=self.cache)
+        return (self.head(hidden_BND) + self.model.bias).split(self.model.spec.codebook_sizes, dim=-1)
 
     def rewind(self, heard_B: Tensor) -> None:
         self.heard_B = heard_B.clone()
@@ -279,41 +201,3 @@ class ToldStep:
         self.cache.replace(row, other.cache)
         self.path_BND[row, : other.path_BND.shape[1]] = other.path_BND[0]
         self.text_lengths_B[row], self.heard_B[row] = other.text_lengths_B[0], other.heard_B[0]
-
-
-def _vocabulary(spec: TokenSpec, vectors: Sequence[Tensor] | None, *, width: int, std: float) -> KnownVectors | Learned:
-    if vectors is None:
-        return Learned(sum(spec.codebook_sizes), width, std=std)
-    if (sizes := [len(each) for each in vectors]) != list(spec.codebook_sizes):
-        raise ValueError(f"vectors of {sizes} codes, codebooks of {list(spec.codebook_sizes)}; they are those of the transformed codes")
-    return KnownVectors(vectors, width, std=std)
-
-
-class TextEncoder(nn.Module):
-    """Embeddings of phonemes and stress, each mixed with its neighbours by residual convolutions: [B, P, D]."""
-
-    def __init__(self, num_phonemes: int, *, width: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        self.phoneme = nn.Embedding(num_phonemes, width)
-        self.stress = nn.Embedding(3, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.convolutions = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, phonemes_BP: Tensor, stress_BP: Tensor, *, lengths_B: Tensor) -> Tensor:
-        inside_BP1 = (torch.arange(phonemes_BP.shape[1], device=phonemes_BP.device) < lengths_B[:, None])[..., None]
-        hidden_BPD = self.phoneme(phonemes_BP) + self.stress(stress_BP)
-        for norm, convolution in zip(self.norms, self.convolutions):
-            mixed_BPD = convolution((norm(hidden_BPD) * inside_BP1).transpose(1, 2)).transpose(1, 2)
-            hidden_BPD = hidden_BPD + self.dropout(F.gelu(mixed_BPD))
-        return hidden_BPD * inside_BP1
-
-
-def _draw(logits_BNV: Tensor) -> Tensor:
-    """A code of each distribution, by the Gumbel trick: one pass, no cumulative sums."""
-    noise_BNV = -torch.log(-torch.log(torch.rand(logits_BNV.shape, device=logits_BNV.device).clamp_min(1e-9)))
-    return (logits_BNV.float() + noise_BNV).argmax(-1)
-
-
-def _take(hidden_BND: Tensor, index_BM: Tensor) -> Tensor:
-    return hidden_BND.gather(1, index_BM[..., None].expand(-1, -1, hidden_BND.shape[2]))

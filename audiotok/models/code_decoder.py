@@ -19,8 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.ar_tts import Batch, Text, TextEncoder, _draw, _take, _vocabulary
+from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.text import Batch, Text, TextEncoder
+from audiotok.nn.matrix import head
+from audiotok.nn.ragged import follow
 from audiotok.nn.transformer import Transformer
+from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.types import TokenSpec
 
 
@@ -91,11 +95,11 @@ class CodeDecoder(nn.Module):
         self.language = nn.Embedding(num_languages, width)
         self.nothing = nn.Parameter(torch.randn(width) * 0.1)
         known = _with_end(vectors()) if from_vectors else None
-        self.codes = _vocabulary(with_end, known, width=width, std=spec.num_codebooks**-0.5)
+        self.codes = vocabulary(self.codebook_sizes, known, width=width, std=spec.num_codebooks**-0.5)
         self.start = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.heads = _vocabulary(with_end, known, width=width, std=(3 * width) ** -0.5)
+        self.heads = vocabulary(self.codebook_sizes, known, width=width, std=(3 * width) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(sum(self.codebook_sizes)))
         self.register_buffer("offsets_K", torch.tensor(with_end.vocabulary_offsets), persistent=False)
         for embedding in (self.speaker, self.language):
@@ -135,11 +139,7 @@ class CodeDecoder(nn.Module):
 
     def embed(self, codes_BKN: Tensor, weight_VD: Tensor | None = None) -> Tensor:
         """Sum over codebooks, [B, N, D]; a code of -1 adds nothing. `weight_VD`: of the vocabulary, where it is known already."""
-        known_BNK = (codes_BKN >= 0).transpose(1, 2)
-        ids_BNK = (codes_BKN.clamp_min(0) + self.offsets_K[:, None]).transpose(1, 2)
-        weight_VD = self.codes() if weight_VD is None else weight_VD
-        bags = F.embedding_bag(ids_BNK.flatten(0, 1), weight_VD, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(weight_VD.dtype))
-        return bags.unflatten(0, ids_BNK.shape[:2])
+        return embedded(codes_BKN, self.codes() if weight_VD is None else weight_VD, self.offsets_K)
 
     def history(self, codes_BKN: Tensor) -> Tensor:
         """The inputs [B, N, D] after which the positions of these codes are foretold."""
@@ -148,15 +148,11 @@ class CodeDecoder(nn.Module):
 
     def hidden(self, text_BPD: Tensor, lengths_B: Tensor, inputs_BND: Tensor) -> Tensor:
         """Hidden states [B, N, D] at the inputs. Each row is its text, then at once its inputs: no gap is left between."""
-        width, num = text_BPD.shape[1], inputs_BND.shape[1]
-        place_BS = torch.arange(width + num, device=inputs_BND.device).expand(len(inputs_BND), -1)
-        source_BS = torch.where(place_BS < lengths_B[:, None], place_BS, place_BS - lengths_B[:, None] + width)
-        row_BSD = _take(torch.cat([text_BPD, self.dropout(inputs_BND)], 1), source_BS.clamp_max(width + num - 1))
-        return _take(self.transformer(row_BSD), lengths_B[:, None] + torch.arange(num, device=inputs_BND.device))
+        return follow(self.transformer, text_BPD, lengths_B, self.dropout(inputs_BND))
 
-    def logits(self, hidden_BND: Tensor, weight_VD: Tensor | None = None) -> Sequence[Tensor]:
-        """Of each codebook, [B, N, V_k]. `weight_VD`: of the heads, where it is known already."""
-        return F.linear(hidden_BND, self.heads() if weight_VD is None else weight_VD, self.bias).split(self.codebook_sizes, dim=-1)
+    def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
+        """Of each codebook, [B, N, V_k]."""
+        return F.linear(hidden_BND, self.heads(), self.bias).split(self.codebook_sizes, dim=-1)
 
     def spoiled(self, given: Closed) -> Tensor:
         """codes_BKN with some replaced at random and some positions blank, against exposure bias; unchanged outside training."""
@@ -177,10 +173,8 @@ class CodeDecoder(nn.Module):
         """
         never_V = torch.zeros(self.codebook_sizes[0], device=history_BKN.device)
         never_V[self.end] = float("-inf")
-        drawn_BKN = torch.stack([_draw(logits_BNV) for logits_BNV in (logits[0] + never_V, *logits[1:])], dim=1)
-        share_B11 = 2 * self.own_history * torch.rand(history_BKN.shape[0], 1, 1, device=history_BKN.device)
-        own_B1N = torch.rand(history_BKN[:, :1].shape, device=history_BKN.device) < share_B11
-        return torch.where(own_B1N & (history_BKN >= 0) & real_BKN, drawn_BKN, history_BKN)
+        own_BKN = drawn([logits[0] + never_V, *logits[1:]])
+        return torch.where(share_of_own(history_BKN, self.own_history) & (history_BKN >= 0) & real_BKN, own_BKN, history_BKN)
 
     def heard(self, given: Closed, inputs: Callable[[Tensor], Tensor], text_BPD: Tensor, lengths_B: Tensor) -> Tensor:
         """The inputs [B, N, D] that the model learns on: `inputs` of the codes, spoiled, and in training in part its own."""
@@ -215,7 +209,7 @@ class CodeStep:
         self.decoder, self.text_lengths_B, self.heard_B = decoder, lengths_B.clone(), torch.zeros_like(lengths_B)
         self.cache = decoder.transformer.cache(len(text_BPD), positions=text_BPD.shape[1] + positions)
         decoder.transformer(text_BPD, cache=self.cache, lengths_B=lengths_B)
-        self._codes_VD, self._heads_VD = decoder.codes(), decoder.heads()
+        self._codes_VD, self._head = decoder.codes(), head(decoder.transformer, decoder.heads())
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
@@ -237,7 +231,7 @@ class CodeStep:
 
     def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
         """Of each codebook, [B, N, V_k]."""
-        return self.decoder.logits(hidden_BND, self._heads_VD)
+        return (self._head(hidden_BND) + self.decoder.bias).split(self.decoder.codebook_sizes, dim=-1)
 
     def rewind(self, heard_B: Tensor) -> None:
         self.heard_B = heard_B.clone()

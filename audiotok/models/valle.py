@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.ar_tts import Batch, Text, _vocabulary
 from audiotok.models.code_decoder import CodeDecoder, CodeStep
+from audiotok.models.text import Batch, Text
 from audiotok.nn.transformer import SwiGLU, rotary, rotate
+from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.types import TokenSpec
 
 
@@ -137,8 +138,8 @@ class Stages(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.head_width = spec.codebook_sizes, width // heads
-        self.codes = _vocabulary(spec, vectors, width=width, std=spec.num_codebooks**-0.5)
-        self.heads = _vocabulary(spec, vectors, width=width, std=(3 * width) ** -0.5)
+        self.codes = vocabulary(spec.codebook_sizes, vectors, width=width, std=spec.num_codebooks**-0.5)
+        self.heads = vocabulary(spec.codebook_sizes, vectors, width=width, std=(3 * width) ** -0.5)
         self.prompted = nn.Parameter(torch.randn(2, width) * 0.1)  # whether a frame is of the prompt
         self.dropout = nn.Dropout(dropout)
         shape = {"stages": spec.num_codebooks - 1, "heads": heads, "feed_forward": feed_forward}
@@ -167,8 +168,7 @@ class Stages(nn.Module):
 
     def embed(self, codes_BKN: Tensor) -> Tensor:
         """Sum over codebooks, [B, N, D]; a code of -1 adds nothing."""
-        ids_BKN = codes_BKN.clamp_min(0) + self.offsets_K[:, None]
-        return (F.embedding(ids_BKN, self.codes()) * (codes_BKN >= 0)[..., None]).sum(1)
+        return embedded(codes_BKN, self.codes(), self.offsets_K)
 
 
 class SeeingBlock(nn.Module):

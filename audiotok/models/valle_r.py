@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.ar_tts import PLACES, Batch, Text, _take
 from audiotok.models.code_decoder import CodeDecoder, CodeStep, closed
+from audiotok.models.text import PLACES, Batch, Text
+from audiotok.nn.ragged import take
 from audiotok.types import TokenSpec
 
 STAY_OR_MOVE = 2
@@ -134,7 +135,7 @@ class ValleR(nn.Module):
 
     def embed_pointer(self, text_BPD: Tensor, pointer: Pointer, text: Text, *, told_B: Tensor) -> Tensor:
         """What each position is told of its phoneme, [B, N, D]; nothing in a row that is not told its text."""
-        phoneme_BND = _take(text_BPD, pointer.phoneme_BN.clamp_max(text_BPD.shape[1] - 1))
+        phoneme_BND = take(text_BPD, pointer.phoneme_BN.clamp_max(text_BPD.shape[1] - 1))
         phoneme_BND = torch.where((pointer.phoneme_BN < text.lengths_B[:, None])[..., None], phoneme_BND, self.over)
         return (phoneme_BND + self.since(pointer.since_BN.clamp_max(PLACES - 1))) * told_B[:, None, None]
 

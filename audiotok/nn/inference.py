@@ -9,8 +9,9 @@ whatever else is in the step, so a batch equals its rows one by one, and several
 devices, and machines without a compiler go through the transformer's own code with the same weights.
 """
 
+import copy
 import ctypes
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,24 @@ from audiotok.nn.kv_cache import KVCache
 from audiotok.nn.matrix import FEW, Matrix, Weights, with_matrices
 from audiotok.nn.transformer import Block, Transformer, rotary
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def for_inference(transformer: Transformer, *, weights: Weights) -> "FastTransformer":
     """The transformer as it speaks, on the device it is on. With fp32 it shares the memory of the weights, which must stay as they are."""
     return FastTransformer(transformer, weights)
+
+
+def quickened(model: M, weights: Weights) -> M:
+    """The model with every transformer in it as it speaks; it shares everything else with the first, and cannot be trained."""
+    twin = copy.copy(model)
+    twin._modules = {}
+    for name, child in model._modules.items():
+        if isinstance(child, Transformer):
+            twin.__dict__[name] = for_inference(child, weights=weights)
+        else:
+            twin._modules[name] = None if child is None else quickened(child, weights)
+    return twin
 
 
 class FastTransformer:

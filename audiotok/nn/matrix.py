@@ -88,3 +88,8 @@ def with_matrices(module: nn.Module, weights: Weights) -> nn.Module:
     twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
     twin._modules = {name: None if child is None else with_matrices(child, weights) for name, child in module._modules.items()}
     return twin
+
+
+def head(transformer: object, weight_VD: Tensor) -> Matrix:
+    """The weight of a head, as small as the weights of the transformer before it."""
+    return Matrix(weight_VD, getattr(transformer, "weights", "fp32"))

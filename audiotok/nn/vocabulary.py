@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class KnownVectors(nn.Module):
@@ -35,3 +36,20 @@ class Learned(nn.Module):
     def forward(self) -> Tensor:
         """weight_VD."""
         return self.own
+
+
+def vocabulary(codebook_sizes: Sequence[int], vectors: Sequence[Tensor] | None, *, width: int, std: float) -> KnownVectors | Learned:
+    """One of the codes of all codebooks, from their vectors if there are any. Raises ValueError where those are of other codebooks."""
+    if vectors is None:
+        return Learned(sum(codebook_sizes), width, std=std)
+    if (sizes := [len(each) for each in vectors]) != list(codebook_sizes):
+        raise ValueError(f"vectors of {sizes} codes, codebooks of {list(codebook_sizes)}; they are those of the transformed codes")
+    return KnownVectors(vectors, width, std=std)
+
+
+def embedded(codes_BKN: Tensor, weight_VD: Tensor, offsets_K: Tensor) -> Tensor:
+    """The sum over codebooks of the codes' vectors, [B, N, D]; a code of -1 adds nothing."""
+    known_BNK = (codes_BKN >= 0).transpose(1, 2)
+    ids_BNK = (codes_BKN.clamp_min(0) + offsets_K[:, None]).transpose(1, 2)
+    bags = F.embedding_bag(ids_BNK.flatten(0, 1), weight_VD, mode="sum", per_sample_weights=known_BNK.flatten(0, 1).to(weight_VD.dtype))
+    return bags.unflatten(0, ids_BNK.shape[:2])

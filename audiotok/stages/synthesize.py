@@ -26,6 +26,7 @@ from audiotok.data.code_vectors import code_vectors
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
 from audiotok.decoding.acceptance import Coarse, Rule
+from audiotok.nn.inference import quickened
 from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.drafting import Drafting
@@ -50,7 +51,7 @@ def run(cfg: DictConfig) -> None:
             "synthesize.speaker and synthesize.language go with synthesize.text; test sentences are spoken as their own speakers"
         )
     settings = {"train": trained, **paths.settings(cfg, "tokenizer", "sampling", "drafting", "acceptance", "select", "seed")}
-    settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds", "guidance")}
+    settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds", "guidance", "weights")}
     folder = paths.audio(cfg) / "synthesis"
 
     def work(partial: Path) -> None:
@@ -109,12 +110,12 @@ def _voice(cfg: DictConfig) -> Voice:
     front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
     tokenizer, transform = instantiate(cfg.tokenizer), as_layout(instantiate(cfg.transform))
     _refuse_other_settings(folder, cfg, tokenizer.spec)
-    model = _loaded(instantiate(cfg.model, _partial_=True), folder, front_end, transform, tokenizer)
-    return Voice(model.to(distributed.device(cfg.device)), front_end, transform, tokenizer)
+    model = _loaded(instantiate(cfg.model, _partial_=True), folder, front_end, transform, tokenizer, cfg)
+    return Voice(model, front_end, transform, tokenizer)
 
 
-def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transform: Layout, tokenizer: Any) -> Any:
-    """A model with the averaged weights of a checkpoint."""
+def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transform: Layout, tokenizer: Any, cfg: DictConfig) -> Any:
+    """A model with the averaged weights of a checkpoint, ready to speak."""
     model = make(  # not by instantiate: OmegaConf would make a config of the spec
         spec=transform.out_spec(tokenizer.spec),
         num_phonemes=len(front_end.vocabulary),
@@ -123,7 +124,7 @@ def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transfo
         vectors=functools.partial(code_vectors, tokenizer, transform),
     )
     checkpoint.load_weights(folder / "ema.safetensors", model)
-    return model.eval()
+    return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights)
 
 
 def _drafting(cfg: DictConfig, voice: Voice) -> Drafting:
@@ -136,7 +137,7 @@ def _drafting(cfg: DictConfig, voice: Voice) -> Drafting:
             raise ValueError(
                 f"{folder}: a drafter of other tokens or texts than the model's; train it with the same tokenizer, transform and data"
             )
-        return _loaded(model, folder, front_end, voice.transform, voice.tokenizer).to(distributed.device(cfg.device))
+        return _loaded(model, folder, front_end, voice.transform, voice.tokenizer, cfg)
 
     drafting: Drafting = instantiate(cfg.drafting).prepare(make)
     return drafting

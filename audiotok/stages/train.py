@@ -22,7 +22,7 @@ from audiotok import files
 from audiotok.data.aligned import AlignedCorpus, FrontEnd
 from audiotok.data.batching import BucketedBatches
 from audiotok.data.code_vectors import code_vectors
-from audiotok.models.ar_tts import Batch
+from audiotok.models.text import Batch
 from audiotok.stages import paths
 from audiotok.stages.learning import learn
 from audiotok.store.reader import TokenStore

@@ -17,7 +17,7 @@ from audiotok.decoding.guidance import Guided
 from audiotok.decoding.rows import Job
 from audiotok.decoding.step import NONE, Begin, Step
 from audiotok.decoding.tempered import Tempered
-from audiotok.models.ar_tts import Path, Text
+from audiotok.models.text import Path, Text
 from audiotok.transforms.base import Layout
 from audiotok.types import TokenSpec
 

@@ -8,7 +8,8 @@ import torch
 
 from audiotok.data.aligned import AlignedUtterance, Line, boundaries, expand, laid_out
 from audiotok.data.code_vectors import code_vectors
-from audiotok.models.ar_tts import ArTts, Batch
+from audiotok.models.ar_tts import ArTts
+from audiotok.models.text import Batch
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
 from audiotok.transforms.stack import Stack
 from audiotok.types import TokenSpec

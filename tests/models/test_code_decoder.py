@@ -10,8 +10,8 @@ from speaking import LAYOUTS, PLAIN, RANDOM, SPEC, batch, heard, name, original,
 from audiotok.decoding.autoregressive import generate
 from audiotok.decoding.ending import Limited, limits
 from audiotok.decoding.rows import Job
-from audiotok.models.ar_tts import Batch, Text
 from audiotok.models.code_decoder import closed
+from audiotok.models.text import Batch, Text
 from audiotok.transforms.chain import chain
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
 from audiotok.transforms.stack import Stack

@@ -8,8 +8,8 @@ from learning import descend
 from speaking import PLAIN, SIZES, SPEC, SPOILING, batch, heard, say, utterance
 
 from audiotok.decoding.ending import Limited, limits
-from audiotok.models.ar_tts import Batch
 from audiotok.models.code_decoder import CodeDecoder
+from audiotok.models.text import Batch
 from audiotok.models.valle import Valle
 from audiotok.transforms.patterns import Delay, Parallel
 from audiotok.types import TokenSpec

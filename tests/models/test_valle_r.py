@@ -14,8 +14,8 @@ from audiotok.decoding.autoregressive import generate
 from audiotok.decoding.ending import Limited, limits, with_moves
 from audiotok.decoding.guidance import Guided
 from audiotok.decoding.rows import Job
-from audiotok.models.ar_tts import Batch, Text
 from audiotok.models.code_decoder import CodeDecoder, closed
+from audiotok.models.text import Batch, Text
 from audiotok.models.valle_r import Pointer, ValleR, forced_moves, visits
 from audiotok.transforms.patterns import Delay, Parallel
 from audiotok.transforms.stack import Stack
