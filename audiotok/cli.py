@@ -30,7 +30,9 @@ from audiotok.stages import paths  # noqa: F401, makes ${fitted:} known
 
 _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
-ORDER = ("prepare", "fit", "tokenize", "reduce", "account", "align", "train", "synthesize", "decode", "evaluate", "report", "bench")
+ORDER = (
+    "prepare", "fit", "tokenize", "reduce", "account", "align", "train", "groups", "synthesize", "decode", "evaluate", "report", "bench",
+)  # fmt: skip
 EACH = {"bench": "tokenizer", "account": "transform"}  # what a stage goes through several choices of
 EXAMPLES = """\
   audiotok prepare prompts/tts

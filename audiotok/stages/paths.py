@@ -140,5 +140,9 @@ def account(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "account"
 
 
+def groups(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "groups"
+
+
 def report(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "report"
