@@ -295,6 +295,21 @@ def test_a_frame_for_every_sample_is_drawn_in_as_many_columns_as_can_be_seen():
     assert pixels(figures.codes_image(codes_KN[:, :4000], [256])).shape == (1, 4000)
 
 
+def test_the_page_shows_what_was_drafted_what_stands_and_what_was_corrected(tmp_path):
+    rounds = [[3, 3], [3, 1], [2, 0]]
+    assert figures.fates(rounds) == ["stands"] * 3 + ["added", "stands", "corrected", "corrected"]
+    assert pixels(figures.fates_image(rounds))[0].tolist() == [list(figures.FATES[fate]) for fate in figures.fates(rounds)]
+    utterance = Utterance("a", 0.1 * torch.randn(8000), 16000, "so")
+    summary = {"utterances": 1, "seconds": 0.5, "judges": {}, "failures": {}, "skipped": {}, "unspoken": {}, "columns": []}
+    told = {"recipe": "r", "facts": {}, "settings": "", "summaries": {"s": summary}, "families": {"s": ["s"]}, "log": []}
+    pages = []
+    for found in (rounds, ()):
+        report.write(tmp_path, **told, examples=[report.Example("a", "so", [report.Version("s", utterance, {}, rounds=found)])])
+        pages.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert 'class="fates"' in pages[0] and "50 % of the drafts stand, 2.33 positions a step of the model" in pages[0]
+    assert 'class="fates"' not in pages[1] and "drafted, and it stands" not in pages[1]
+
+
 def test_a_tone_is_drawn_at_its_height():
     low, high = (
         figures.spectrogram(Utterance("a", 0.5 * torch.sin(torch.arange(16000) * 2 * torch.pi * hertz / 16000), 16000))

@@ -54,6 +54,25 @@ def codes_image(codes_KN: Tensor | np.ndarray, sizes: Sequence[int]) -> str:
     return _png(np.clip(places_KN, 0, 1), colours="viridis")
 
 
+FATES = {"stands": (33, 138, 99), "corrected": (209, 98, 43), "added": (122, 127, 135)}  # red, green, blue
+
+
+def fates(rounds: Sequence[Sequence[int]]) -> list[str]:
+    """Of each position whether it was drafted and stands, corrects a draft that does not, or was added behind drafts that all do."""
+    told: list[str] = []
+    for drafted, accepted in rounds:
+        told += ["stands"] * accepted + ["corrected" if accepted < drafted else "added"]
+    return told
+
+
+def fates_image(rounds: Sequence[Sequence[int]]) -> str:
+    """PNG with a pixel a position."""
+    colours = np.array([FATES[fate] for fate in fates(rounds)], dtype=np.uint8)[None]
+    buffer = io.BytesIO()
+    Image.fromarray(colours, mode="RGB").save(buffer, format="PNG", optimize=True)
+    return data_uri(buffer.getvalue(), "image/png")
+
+
 def _png(shares: np.ndarray, *, colours: str) -> str:
     """A palette image: a third of the bytes of the same in RGB."""
     image = Image.fromarray(np.flipud(np.round(shares * 255)).astype(np.uint8), mode="L")

@@ -31,6 +31,7 @@ class Version:
     row: Mapping[str, Any]
     codes_KN: np.ndarray | None = None
     codebook_sizes: Sequence[int] = ()
+    rounds: Sequence[Sequence[int]] = ()  # of speculative decoding: positions drafted, and how many of them stand
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def write(
         panels=curves.panels(log),
         chart={name: getattr(curves, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")},
         examples=drawn,
+        drafted=any(version["fates"] for example in drawn for version in example["versions"]),
     )
     with files.whole_file(folder / PAGE) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -160,6 +162,8 @@ def _draw_version(
         "codes": None if codes is None else figures.codes_image(codes, version.codebook_sizes),
         "codes_shape": "" if codes is None else f"{codes.shape[0]} codebooks × {codes.shape[1]} frames",
         "codes_height": 0 if codes is None else min(96, max(40, 8 * codes.shape[0])),
+        "fates": figures.fates_image(version.rounds) if version.rounds else None,
+        "fates_told": _fates_told(version.rounds) if version.rounds else "",
         "heard": row.get("heard"),
         "words": marked(row["words_meant"], row["words_heard"]) if row.get("words_meant") else [],
         "wer": row.get("wer"),
@@ -170,6 +174,12 @@ def _draw_version(
         ],
         "failures": [f"{name}: {row[f'{name}_failed']}" for name in summaries[version.system]["judges"] if row.get(f"{name}_failed")],
     }
+
+
+def _fates_told(rounds: Sequence[Sequence[int]]) -> str:
+    drafted, accepted = (sum(each) for each in zip(*rounds))
+    share = f"{100 * accepted / drafted:.0f} % of the drafts stand" if drafted else "nothing was drafted"
+    return f"{share}, {1 + accepted / len(rounds):.2f} positions a step of the model"
 
 
 def _unit(column: Mapping[str, Any]) -> str:

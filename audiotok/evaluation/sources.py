@@ -24,7 +24,8 @@ RECORDINGS = "recordings"  # the name under which the recordings are a system am
 class AudioFolder:
     """What a system made of the test set: utterances.jsonl with rows {"id", "path", "text", "speaker", "language"} beside the audio.
 
-    A row may also have "codes", the path of a .npy file with codes [K, N].
+    A row may also have "codes", the path of a .npy file with codes [K, N], and "rounds", [drafted, accepted] of each round of speculative
+    decoding.
     """
 
     path: Path
@@ -71,6 +72,11 @@ class AudioFolder:
         """The codes [K, N] that the audio was made from; None where the folder does not hold them."""
         path = self.rows[id].get("codes")
         return None if path is None else np.load(self.path / path, allow_pickle=False)
+
+    def rounds(self, id: str) -> list[list[int]]:
+        """[drafted, accepted] positions of each round; none where it was not spoken by speculative decoding."""
+        found: list[list[int]] = self.rows[id].get("rounds", [])
+        return found
 
 
 class Recordings:

@@ -127,7 +127,8 @@ def _examples(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> Itera
         for name in (name for name in summaries if id in rows[name]):
             utterance = systems[name].load(id) if name in systems else recordings.load(id)
             codes, sizes = _codes(systems.get(name), stores.get(name), id)
-            versions.append(report.Version(name, utterance, rows[name][id], codes, sizes))
+            rounds = systems[name].rounds(id) if name in systems else ()
+            versions.append(report.Version(name, utterance, rows[name][id], codes, sizes, rounds))
         yield report.Example(id, rows[sources.RECORDINGS][id]["text"] or id, versions)
 
 
