@@ -81,6 +81,18 @@ def test_text_to_speech_on_a_tiny_libritts_from_folder_to_page_and_again_in_no_t
     # is less than any stage that did its work again and loaded a judge or a model would take.
     assert max((end - start) % 86400 for start, end in pairwise(begun)) <= 10
     assert contents(tmp_path / "exp") == before
+    _drafted_by_itself(tmp_path / "exp/libritts/tts", settings)
+
+
+def _drafted_by_itself(folder: Path, settings: list[str]) -> None:
+    """A drafter that is the model itself is always believed, from the shell too."""
+    plain = {row["id"]: row["path"] for row in map(json.loads, (folder / "audio/synthesis/utterances.jsonl").read_text().splitlines())}
+    same = [f"drafting.model.{word.removeprefix('model.')}" for word in settings if word.startswith("model.")]
+    same += ["drafting.model.from_vectors=false", "drafting.model.text_layers=2", f"drafting.checkpoint={folder}/train/step_00000004"]
+    cli.main(["synthesize", "libritts/tts", *settings, "drafting=small_model", *same, "overwrite=true"])
+    drafted = {row["id"]: row["rounds"] for row in map(json.loads, (folder / "audio/synthesis/utterances.jsonl").read_text().splitlines())}
+    assert drafted.keys() == plain.keys()
+    assert all(made == [3, 3] for rounds in drafted.values() for made in rounds)
 
 
 def contents(folder: Path) -> dict[Path, int]:
