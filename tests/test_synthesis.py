@@ -19,7 +19,7 @@ from audiotok.models.valle import Valle
 from audiotok.models.valle_r import ValleR
 from audiotok.synthesis.drafting import Nobody, Repetition, SmallModel
 from audiotok.synthesis.scripts import Manner
-from audiotok.synthesis.speech import speak
+from audiotok.synthesis.speech import in_sentences, sentences, speak
 from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
 from audiotok.transforms.patterns import Delay, Flatten, Parallel
 from audiotok.types import TokenSpec
@@ -100,6 +100,21 @@ def test_a_sentence_is_spoken_the_same_in_any_batch(transform, kind):
                 continue
             assert torch.equal(one.codes_KN, other.codes_KN)
             assert torch.equal(one.wav_T, other.wav_T)
+
+
+def test_a_long_text_is_spoken_sentence_by_sentence_and_joined_with_pauses():
+    def ask(id: str, text: str) -> Request:
+        return Request(id, text, "allison", "en")
+
+    speak_so = partial(spoken, speaker=voice(Parallel()))
+    asked = [ask("long", "Press one. Please enter your number."), ask("short", "Press one."), ask("bad", "Press one. ...")]
+    long, short, bad = in_sentences(asked, speak_so)
+    first, second = speak_so([ask("long/0", "Press one."), ask("long/1", "Please enter your number.")])
+    assert torch.equal(long.codes_KN, torch.cat([first.codes_KN, second.codes_KN], 1)) and long.request == asked[0]
+    assert torch.equal(long.wav_T, torch.cat([first.wav_T, torch.zeros(100), second.wav_T]))  # a quarter of a second of 400 Hz
+    assert short.request.id == "short" and isinstance(bad, Failed) and "nothing to pronounce" in bad.reason and "'...'" in bad.reason
+    told = sentences("Dr. Li met Mrs. Day at 5 p.m. in St. Ives! Why? So.")
+    assert told == ["Dr. Li met Mrs. Day at 5 p.m. in St. Ives!", "Why?", "So."]
 
 
 def test_the_seed_decides():

@@ -2,7 +2,8 @@
 
 Reads: EXP_DIR/train/step_*/ (what train writes; synthesize.checkpoint=FOLDER for another), and the texts of the chosen test utterances.
 Writes: EXP_DIR/audio/synthesis/ with a WAV and the codes of each, and utterances.jsonl; failed.jsonl names what could not be spoken.
-With synthesize.text="A sentence." or a .txt file with a sentence on each line, writes to synthesize.out instead: a .wav, or a folder.
+With synthesize.text="A sentence." or a .txt file with a text on each line, writes to synthesize.out instead: a .wav, or a folder. A text
+of several sentences is spoken sentence by sentence, and joined.
 The same seed gives the same audio, whatever the batch size.
 Told by: sampling, drafting, acceptance and their keys, select (which test sentences), everything under synthesize, seed, device.
 """
@@ -31,7 +32,7 @@ from audiotok.stages import paths
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.drafting import Drafting
 from audiotok.synthesis.scripts import Manner
-from audiotok.synthesis.speech import speak
+from audiotok.synthesis.speech import in_sentences, speak
 from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
 from audiotok.training import checkpoint
 from audiotok.transforms.base import Layout, as_layout
@@ -59,7 +60,7 @@ def run(cfg: DictConfig) -> None:
         rows = select_utterances(TokenStore(tokens / "test").descriptions(), **cfg.select)
         voice = _voice(cfg)
         requests = [Request(row.id, row.text or "", voice.front_end.known_speaker(row.speaker), row.language or ANYONE) for row in rows]
-        _write(partial, requests, cfg, console, voice=voice)
+        _write(partial, _results(requests, voice, cfg, console), console, voice=voice)
 
     made = files.build(folder, settings, work, overwrite=cfg.overwrite)
     console.print(f"{folder} is {'there already' if made == 'present' else 'written'}")
@@ -73,7 +74,7 @@ def _speak_text(cfg: DictConfig, console: Console) -> None:
         raise ValueError(f"{given} holds no text to speak")
     single = out.suffix.lower() in (".wav", ".flac")
     if single and len(texts) > 1:
-        raise ValueError(f"{given} has {len(texts)} sentences; set synthesize.out to a folder for them, not to {out}")
+        raise ValueError(f"{given} has {len(texts)} lines; set synthesize.out to a folder for them, not to {out}")
     if out.exists() and not cfg.overwrite:
         raise ValueError(f"{out} exists; set synthesize.out to another path, or overwrite=true")
     voice = _voice(cfg)
@@ -82,11 +83,12 @@ def _speak_text(cfg: DictConfig, console: Console) -> None:
         for kind, known in (("speaker", voice.front_end.speakers), ("language", voice.front_end.languages))
     )
     requests = [Request(f"{i:05d}", text, speaker, language) for i, text in enumerate(texts)]
+    results = in_sentences(requests, lambda parts: _results(parts, voice, cfg, console))
     if not single:
         with files.whole_folder(out) as partial:
-            _write(partial, requests, cfg, console, voice=voice)
+            _write(partial, results, console, voice=voice)
     else:
-        (result,) = _results(requests, voice, cfg, console)
+        (result,) = results
         if isinstance(result, Failed):
             raise ValueError(f"{result.request.text!r}: {result.reason}")
         audio.write(out, result.wav_T, voice.tokenizer.spec.sample_rate)
@@ -180,10 +182,10 @@ def _results(requests: list[Request], voice: Voice, cfg: DictConfig, console: Co
         )
 
 
-def _write(folder: Path, requests: list[Request], cfg: DictConfig, console: Console, *, voice: Voice) -> None:
+def _write(folder: Path, results: Iterable[Spoken | Failed], console: Console, *, voice: Voice) -> None:
     (folder / "codes").mkdir()
     failed: list[Failed] = []
-    files.write_jsonl(folder / "utterances.jsonl", _rows(folder, _results(requests, voice, cfg, console), voice, failed))
+    files.write_jsonl(folder / "utterances.jsonl", _rows(folder, results, voice, failed))
     files.write_jsonl(folder / "failed.jsonl", ({**asdict(item.request), "reason": item.reason} for item in failed))
     for item in failed:
         console.print(f"could not be spoken: {item.request.id} {item.request.text!r}: {item.reason}")

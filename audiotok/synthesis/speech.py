@@ -1,6 +1,8 @@
 """Text to audio with a trained model: the one place where a model, the engine, a transform and a tokenizer meet."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -13,6 +15,9 @@ from audiotok.decoding.speculative import Speculated
 from audiotok.synthesis.drafting import Drafting
 from audiotok.synthesis.scripts import Manner, Script, script
 from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
+
+SENTENCE_END = re.compile(r"(?<=[.!?…])(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)(?<!\bMrs\.)\s+(?![a-zà-ÿа-я\s])")
+PAUSE_SECONDS = 0.25  # between two sentences of one text, besides the silence that the model begins with
 
 
 def speak(
@@ -48,6 +53,37 @@ def speak(
         yield result
 
 
+def in_sentences(requests: Iterable[Request], say: Callable[[list[Request]], Iterable[Spoken | Failed]]) -> Iterator[Spoken | Failed]:
+    """Each request, spoken sentence by sentence by `say` and joined with pauses; failed where one of its sentences fails.
+
+    A model has heard single sentences: a long text spoken as one is like nothing that it knows.
+    """
+    parts = [
+        (request, [replace(request, id=f"{request.id}/{n}", text=text) for n, text in enumerate(sentences(request.text))])
+        for request in requests
+    ]
+    results = iter(say([part for _, some in parts for part in some]))
+    for request, some in parts:
+        yield _joined(request, [next(results) for _ in some])
+
+
+def sentences(text: str) -> list[str]:
+    """The text cut behind full stops, question and exclamation marks, but not within a sentence: 5 p.m. in, Mr. So."""
+    return [part for part in SENTENCE_END.split(text.strip()) if part] or [text]
+
+
+def _joined(request: Request, results: Sequence[Spoken | Failed]) -> Spoken | Failed:
+    spoken = [result for result in results if isinstance(result, Spoken)]
+    if len(spoken) < len(results):
+        failed = next(result for result in results if isinstance(result, Failed))
+        return Failed(request, failed.reason if len(results) == 1 else f"{failed.request.text!r} {failed.reason}")
+    if len(spoken) == 1:
+        return replace(spoken[0], request=request)
+    pieces = [piece for one in spoken for piece in (one.wav_T, one.wav_T.new_zeros(round(PAUSE_SECONDS * one.sample_rate)))]
+    rounds = tuple(made for one in spoken for made in one.rounds)
+    return Spoken(request, torch.cat([one.codes_KN for one in spoken], 1), torch.cat(pieces[:-1]), spoken[0].sample_rate, rounds)
+
+
 def _line(request: Request, voice: Voice) -> Line | str:
     """What is to be spoken, or why it cannot be."""
     try:
@@ -62,7 +98,8 @@ def _spoken(request: Request, made: Generated, plan: Script, voice: Voice) -> Sp
     except ValueError as error:
         return Failed(request, str(error))
     wav_BT, lengths_B = voice.tokenizer.decode(codes_KN[None], torch.tensor([codes_KN.shape[1]]))
-    return Spoken(request, codes_KN, wav_BT[0, : lengths_B[0]], made.rounds if isinstance(made, Speculated) else ())
+    rounds = made.rounds if isinstance(made, Speculated) else ()
+    return Spoken(request, codes_KN, wav_BT[0, : lengths_B[0]], voice.tokenizer.spec.sample_rate, rounds)
 
 
 def _in_order(results: Iterable[tuple[int, Spoken | Failed]]) -> Iterator[Spoken | Failed]:

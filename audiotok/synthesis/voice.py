@@ -29,6 +29,7 @@ class Spoken:
     request: Request
     codes_KN: Tensor
     wav_T: Tensor
+    sample_rate: int
     rounds: tuple[Round, ...]
 
 
