@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def for_inference(transformer: Transformer, *, weights: Weights) -> "FastTransformer":
-    """The transformer as it speaks, on the device it is on. With fp32 it shares the memory of the weights, which must stay as they are."""
+    """The transformer as it speaks, on the device it is on; its large weights are copies (`matrix.in_large_pages`)."""
     return FastTransformer(transformer, weights)
 
 

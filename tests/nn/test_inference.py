@@ -210,6 +210,14 @@ def test_a_matrix_takes_a_fraction_of_the_memory_and_shares_that_of_float32() ->
         Matrix(weight_VD, "int4")  # type: ignore[arg-type]
 
 
+def test_large_weights_are_copied_as_they_are() -> None:
+    weight_VD, hidden_ND = torch.randn(2048, 512), torch.randn(3, 512)
+    matrix = Matrix(weight_VD, "fp32")
+    assert torch.equal(matrix.weight, weight_VD)
+    weight_VD.zero_()
+    assert matrix(hidden_ND).abs().amin() > 0 and torch.allclose(matrix(hidden_ND), hidden_ND @ matrix.weight.T, atol=1e-3)
+
+
 @needs_compiler
 def test_compiled_weights_round_as_pytorch_does() -> None:
     """bf16 keys are written by native.cpp: to the nearest, ties to even."""
