@@ -135,7 +135,7 @@ class Similarity(Protocol):
 class Hard:
     """Groups of the codes whose vectors have a cosine above `threshold` with the group's own (arXiv 2511.13732).
 
-    A code is shared equally by the groups that hold it, its own always among them. One threshold serves all codebooks, or each has its own.
+    A code is shared equally by the groups that hold it, its own always among them. One threshold (or a list of one) serves all codebooks, or each has its own.
     """
 
     threshold: float | Sequence[float]
@@ -242,7 +242,7 @@ def _plain(threshold: float | Sequence[float]) -> float | tuple[float, ...]:
 
 def _each(value: float | Sequence[float], num: int, *, name: str) -> Sequence[float]:
     """One value per codebook."""
-    values = value if isinstance(value, Sequence) else [value] * num
+    values = [value] * num if not isinstance(value, Sequence) else list(value) * num if len(value) == 1 else value
     if len(values) != num:
         raise ValueError(f"kernel.{name} has {len(values)} values for {num} codebooks; give one for all, or one for each")
     return values
