@@ -135,8 +135,8 @@ class Similarity(Protocol):
 class Hard:
     """Groups of the codes whose vectors have a cosine above `threshold` with the group's own (arXiv 2511.13732).
 
-    A code is shared equally by the groups that hold it, its own always among them. One threshold (or a list of one) serves all codebooks, or
-    each has its own.
+    A code is shared equally by the groups that hold it, its own always among them. One threshold (or a list of one) serves all codebooks,
+    or each has its own.
     """
 
     threshold: float | Sequence[float]
