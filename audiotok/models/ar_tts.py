@@ -191,9 +191,10 @@ class ToldStep:
         hidden_BND = self.model.transformer(path_BND + history_BND, cache=self.cache)
         return (self.head(hidden_BND) + self.model.bias).split(self.model.spec.codebook_sizes, dim=-1)
 
+    @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:
         self.heard_B = heard_B.clone()
-        self.cache.lengths_B = self.text_lengths_B + heard_B
+        self.cache.rewind(self.text_lengths_B + heard_B)
 
     def put(self, row: int, other: "ToldStep") -> None:
         if other.path_BND.shape[1] > self.path_BND.shape[1]:

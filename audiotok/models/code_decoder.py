@@ -233,9 +233,10 @@ class CodeStep:
         """Of each codebook, [B, N, V_k]."""
         return (self._head(hidden_BND) + self.decoder.bias).split(self.decoder.codebook_sizes, dim=-1)
 
+    @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:
         self.heard_B = heard_B.clone()
-        self.cache.lengths_B = self.text_lengths_B + heard_B
+        self.cache.rewind(self.text_lengths_B + heard_B)
 
     @torch.inference_mode()
     def put(self, row: int, other: "CodeStep") -> None:

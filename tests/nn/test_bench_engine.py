@@ -14,7 +14,7 @@ TINY = ["--layers", "2", "--width", "64", "--heads", "4", "--feed-forward", "96"
 
 
 def test_ours_says_what_transformers_says_and_the_figures_are_told_in_one_object() -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs the transformers extra")
     done = subprocess.run([sys.executable, str(TOOL), *TINY, "--batch", "1", "3"], check=True, capture_output=True, text=True)
     told = json.loads(done.stdout)
     assert told["weights"] == 2 * (4 * 64 * 64 + 3 * 64 * 96 + 2 * 64) + 64 + 50 * 64
@@ -31,7 +31,7 @@ def test_ours_says_what_transformers_says_and_the_figures_are_told_in_one_object
 
 
 def test_there_are_no_figures_where_tokens_differ() -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs the transformers extra")
     tool = runpy.run_path(str(TOOL))
     first, second = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 2, 3], [4, 7, 6]])
     tool["_check"]({"ours_fp32": first, "ours_bf16": second, "transformers_static": first.clone()})  # smaller weights may differ
