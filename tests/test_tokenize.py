@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -270,18 +271,22 @@ def test_an_id_that_comes_twice_is_refused(cuts: list[MonoCut], tmp_path: Path) 
 
 def test_the_chosen_utterances_do_not_depend_on_order_and_hardly_on_company() -> None:
     class Row:
-        def __init__(self, id: str, text: str | None) -> None:
-            self.id, self.text = id, text
+        def __init__(self, id: str, text: str | None, language: str | None) -> None:
+            self.id, self.text, self.language = id, text, language
 
-    rows = [Row(f"r{number:03d}", " ".join(["word"] * (number % 7))) for number in range(100)] + [Row("none", None)]
-    chosen = [row.id for row in select_utterances(rows, min_words=3, max_utterances=20)]
+    rows = [Row(f"r{number:03d}", " ".join(["word"] * (number % 7)), "en") for number in range(100)] + [Row("none", None, None)]
+    wanted: dict[str, Any] = {"min_words": 3, "max_utterances": 20, "languages": None}
+    chosen = [row.id for row in select_utterances(rows, **wanted)]
     assert len(chosen) == 20 and chosen == sorted(chosen) and all(int(id[1:]) % 7 >= 3 for id in chosen)
-    assert [row.id for row in select_utterances(rows[::-1], min_words=3, max_utterances=20)] == chosen
+    assert [row.id for row in select_utterances(rows[::-1], **wanted)] == chosen
     fewer = [row for row in rows if row.id != chosen[4]]
-    assert len({row.id for row in select_utterances(fewer, min_words=3, max_utterances=20)} & set(chosen)) == 19
-    assert len(select_utterances(rows, min_words=0, max_utterances=1000)) == 101
+    assert len({row.id for row in select_utterances(fewer, **wanted)} & set(chosen)) == 19
+    assert len(select_utterances(rows, **wanted | {"min_words": 0, "max_utterances": 1000})) == 101
+    assert len(select_utterances(rows, **wanted | {"min_words": 0, "max_utterances": 1000, "languages": ["en", "es"]})) == 100
+    with pytest.raises(ValueError, match="of 0 in the languages wanted"):
+        select_utterances(rows, **wanted | {"languages": ["es"]})
     with pytest.raises(ValueError, match="0 have 9 words or more"):
-        select_utterances(rows, min_words=9, max_utterances=20)
+        select_utterances(rows, **wanted | {"min_words": 9})
 
 
 def recipe(root: Path, corpus: Path, **changes: object) -> DictConfig:

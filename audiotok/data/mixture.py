@@ -7,15 +7,17 @@ from audiotok.data.manifests import Corpus, Utterance
 from audiotok.data.splits import SPLITS
 
 
-def mixture(*, corpora: Mapping[str, Corpus], splits: Sequence[str]) -> dict[str, Iterable[Utterance]]:
-    """The utterances of each split of all corpora, ids and speakers prefixed by the corpus's name. `splits` are those that are wanted."""
-    if unknown := set(splits) - set(SPLITS):
+def mixture(*, corpora: Mapping[str, Corpus], splits: Mapping[str, Sequence[str]]) -> dict[str, Iterable[Utterance]]:
+    """The utterances of each split of all corpora, ids and speakers prefixed by the corpus's name. `splits`: which are wanted of each."""
+    if set(splits) != set(corpora):
+        raise ValueError(f"splits are wanted of each of {', '.join(corpora)}; got them of {', '.join(splits) or 'none'}")
+    if unknown := {split for some in splits.values() for split in some} - set(SPLITS):
         raise ValueError(f"unknown splits {sorted(unknown)}; known are {', '.join(SPLITS)}")
     parts = {name: corpus() for name, corpus in corpora.items()}
     return {
-        split: [_prefixed(name, utterance) for name, part in parts.items() for utterance in part.get(split, ())]
+        split: [_prefixed(name, utterance) for name, part in parts.items() if split in splits[name] for utterance in part.get(split, ())]
         for split in SPLITS
-        if split in splits
+        if any(split in some for some in splits.values())
     }
 
 

@@ -19,8 +19,9 @@ FIRST = {
 SECOND = {"train": [Utterance("1", Path("d.wav"), speaker="anna")], "dev": [Utterance("2", Path("e.wav"), speaker="bert")]}
 
 
-def mixed(*splits: str) -> Mapping[str, list[Utterance]]:
-    return {split: list(part) for split, part in mixture(corpora={"x": lambda: FIRST, "y": lambda: SECOND}, splits=splits).items()}
+def mixed(*splits: str, **others: list[str]) -> Mapping[str, list[Utterance]]:
+    wanted = {"x": splits, "y": splits} | others
+    return {split: list(part) for split, part in mixture(corpora={"x": lambda: FIRST, "y": lambda: SECOND}, splits=wanted).items()}
 
 
 def test_ids_and_speakers_carry_the_name_of_their_corpus_and_all_else_stays() -> None:
@@ -38,16 +39,23 @@ def test_only_the_splits_that_are_wanted_are_there_in_their_usual_order() -> Non
     assert list(mixed("test")) == ["test"]
 
 
+def test_each_corpus_gives_the_splits_that_are_wanted_of_it() -> None:
+    found = mixed("train", "test", y=["dev"])
+    assert {split: [row.id for row in part] for split, part in found.items()} == {"train": ["x_1", "x_2"], "dev": ["y_2"], "test": ["x_3"]}
+    with pytest.raises(ValueError, match="splits are wanted of each of x, y; got them of x, y, z"):
+        mixed("train", z=["train"])
+
+
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown splits \['valid'\]; known are train, dev, test"):
-        mixed("train", "valid")
+        mixed("train", y=["valid"])
 
 
 def test_what_the_codec_learns_from_is_both_its_corpora_without_their_tests(speech: Path, tmp_path: Path) -> None:
     cfg = cli.load("codec/default", [f"data.speech.root={tiny_speech_folder(tmp_path, speech, utterances=6)}"])
-    assert set(cfg.data.corpus.corpora) == {"prompts", "speech"} and list(cfg.data.corpus.splits) == ["train", "dev"]
+    assert set(cfg.data.corpus.corpora) == {"prompts", "speech"} and set(map(tuple, cfg.data.corpus.splits.values())) == {("train", "dev")}
     with open_dict(cfg):
-        del cfg.data.corpus.corpora["prompts"]  # on the network
+        del cfg.data.corpus.corpora["prompts"], cfg.data.corpus.splits["prompts"]  # on the network
     found = {split: list(part) for split, part in instantiate(cfg.data.corpus)().items()}
     assert {split: len(part) for split, part in found.items()} == {"train": 3, "dev": 1}
     assert all(row.id.startswith("speech_") and row.speaker.startswith("speech_") for part in found.values() for row in part)
