@@ -126,6 +126,6 @@ def as_layout(transform: Transform) -> Layout:
     if not isinstance(transform, Layout):
         raise ValueError(
             f"{transform!r}: its positions depend on the codes, and this model is told beforehand what each of them speaks; "
-            "choose transform=parallel, delay, flatten, coarse_first, stack2 or merge2"
+            "choose transform=parallel, delay, flatten, unroll, coarse_first, stack2 or merge2"
         )
     return transform
