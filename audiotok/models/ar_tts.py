@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.lesson import Lesson
 from audiotok.models.text import PLACES, Batch, Path, Text, TextEncoder
-from audiotok.nn.matrix import head
+from audiotok.nn.branching import Branches, branched
 from audiotok.nn.ragged import follow, take
+from audiotok.nn.ranked import head
 from audiotok.nn.transformer import Transformer
 from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.types import TokenSpec
@@ -33,6 +35,7 @@ class ArTts(nn.Module):
     """
 
     offsets_K: Tensor
+    kept_R: Tensor | None = None  # the rows of its head that are multiplied when it speaks; all where None
 
     def __init__(
         self,
@@ -74,6 +77,16 @@ class ArTts(nn.Module):
         self.register_buffer("offsets_K", torch.tensor(spec.vocabulary_offsets), persistent=False)
         for embedding in (self.speaker, self.language, self.since, self.until):
             nn.init.normal_(embedding.weight, std=0.1)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return self.spec.codebook_sizes
+
+    def lesson(self, batch: Batch) -> Lesson:
+        """What is heard of a batch as it is, and what is to be said."""
+        text_BPD = self.encode_text(batch.text)
+        inputs_BND = self.embed_path(text_BPD, batch.path) + self.embed_history(batch.codes_BKN)
+        return Lesson(text_BPD, batch.text.lengths_B, inputs_BND, batch.codes_BKN)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy per code plus the weighted error of log durations."""
@@ -180,16 +193,40 @@ class ToldStep:
         self.text_lengths_B, self.heard_B = text.lengths_B.clone(), torch.zeros_like(text.lengths_B)
         self.cache = model.transformer.cache(len(text_BPD), positions=text_BPD.shape[1] + positions)
         model.transformer(text_BPD, cache=self.cache, lengths_B=text.lengths_B)
-        self.codes_VD, self.head = model.codes(), head(model.transformer, model.heads())
+        self.codes_VD, self.head = model.codes(), head(model.transformer, model.heads(), kept_R=model.kept_R)
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
-        place_BN = self.heard_B[:, None] + torch.arange(heard_BKN.shape[2], device=heard_BKN.device)
-        history_BND = self.model.embed_codes(heard_BKN, self.codes_VD) + (place_BN == 0)[..., None] * self.model.start
-        path_BND = take(self.path_BND, place_BN.clamp_max(self.path_BND.shape[1] - 1))
+        return self.logits(self.hear(self.embed(heard_BKN, self.places(heard_BKN.shape[2]))))
+
+    @torch.inference_mode()
+    def branch(self, heard_BKN: Tensor, branches: Branches) -> Sequence[Tensor]:
+        inputs_BND = self.embed(heard_BKN, (self.heard_B - branches.heard)[:, None] + branches.depths_BN)
         self.heard_B = self.heard_B + heard_BKN.shape[2]
-        hidden_BND = self.model.transformer(path_BND + history_BND, cache=self.cache)
+        return self.logits(branched(self.model.transformer, inputs_BND, cache=self.cache, branches=branches))
+
+    def places(self, count: int) -> Tensor:
+        """The positions that are foretold after each of `count` more inputs, [B, N]."""
+        return self.heard_B[:, None] + torch.arange(count, device=self.heard_B.device)
+
+    def embed(self, heard_BKN: Tensor, place_BN: Tensor) -> Tensor:
+        """Codes as the inputs at some places, [B, N, D]."""
+        history_BND = self.model.embed_codes(heard_BKN, self.codes_VD) + (place_BN == 0)[..., None] * self.model.start
+        return take(self.path_BND, place_BN.clamp_max(self.path_BND.shape[1] - 1)) + history_BND
+
+    def hear(self, inputs_BND: Tensor) -> Tensor:
+        """Hidden states [B, N, D] after more inputs."""
+        self.heard_B = self.heard_B + inputs_BND.shape[1]
+        return self.model.transformer(inputs_BND, cache=self.cache)
+
+    def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
+        """Of each codebook, [B, N, V_k]."""
         return (self.head(hidden_BND) + self.model.bias).split(self.model.spec.codebook_sizes, dim=-1)
+
+    @torch.inference_mode()
+    def keep(self, first_B: Tensor, path_BM: Tensor) -> None:
+        self.cache.keep(self.text_lengths_B + first_B, path_BM)
+        self.heard_B = first_B + path_BM.shape[1]
 
     @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:

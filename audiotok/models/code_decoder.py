@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.lesson import Lesson
 from audiotok.models.text import Batch, Text, TextEncoder
-from audiotok.nn.matrix import head
+from audiotok.nn.branching import Branches, branched
 from audiotok.nn.ragged import follow
+from audiotok.nn.ranked import head
 from audiotok.nn.transformer import Transformer
 from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.types import TokenSpec
@@ -63,6 +65,7 @@ class CodeDecoder(nn.Module):
     """
 
     offsets_K: Tensor
+    kept_R: Tensor | None = None  # the rows of its head that are multiplied when it speaks; all where None
 
     def __init__(
         self,
@@ -109,6 +112,12 @@ class CodeDecoder(nn.Module):
     def end(self) -> int:
         """The id of codebook 0 that is the end."""
         return self.codebook_sizes[0] - 1
+
+    def lesson(self, batch: Batch) -> Lesson:
+        """What is heard of a batch as it is, with its text, and what is to be said: holes and ends too."""
+        given = closed(batch.codes_BKN, self.codebook_sizes)
+        text_BPD, lengths_B = self.encode(batch.text, told_B=torch.ones_like(batch.text.lengths_B, dtype=torch.bool))
+        return Lesson(text_BPD, lengths_B, self.history(given.codes_BKN), given.codes_BKN)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per code, with that of holes and ends."""
@@ -209,19 +218,25 @@ class CodeStep:
         self.decoder, self.text_lengths_B, self.heard_B = decoder, lengths_B.clone(), torch.zeros_like(lengths_B)
         self.cache = decoder.transformer.cache(len(text_BPD), positions=text_BPD.shape[1] + positions)
         decoder.transformer(text_BPD, cache=self.cache, lengths_B=lengths_B)
-        self._codes_VD, self._head = decoder.codes(), head(decoder.transformer, decoder.heads())
+        self._codes_VD, self._head = decoder.codes(), head(decoder.transformer, decoder.heads(), kept_R=decoder.kept_R)
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
         return self.logits(self.hear(self.embed(heard_BKN)))
 
+    @torch.inference_mode()
+    def branch(self, heard_BKN: Tensor, branches: Branches) -> Sequence[Tensor]:
+        inputs_BND = self.embed(heard_BKN, (self.heard_B - branches.heard)[:, None] + branches.depths_BN)
+        self.heard_B = self.heard_B + heard_BKN.shape[2]
+        return self.logits(branched(self.decoder.transformer, inputs_BND, cache=self.cache, branches=branches))
+
     def places(self, count: int) -> Tensor:
         """The positions that are foretold after each of `count` more inputs, [B, N]."""
         return self.heard_B[:, None] + torch.arange(count, device=self.heard_B.device)
 
-    def embed(self, heard_BKN: Tensor) -> Tensor:
-        """Codes as the inputs that come next, [B, N, D]."""
-        at_start_BN1 = (self.places(heard_BKN.shape[2]) == 0)[..., None]
+    def embed(self, heard_BKN: Tensor, place_BN: Tensor | None = None) -> Tensor:
+        """Codes as the inputs that come next, or at some places, [B, N, D]."""
+        at_start_BN1 = ((self.places(heard_BKN.shape[2]) if place_BN is None else place_BN) == 0)[..., None]
         return torch.where(at_start_BN1, self.decoder.start, self.decoder.embed(heard_BKN, self._codes_VD))
 
     def hear(self, inputs_BND: Tensor) -> Tensor:
@@ -232,6 +247,11 @@ class CodeStep:
     def logits(self, hidden_BND: Tensor) -> Sequence[Tensor]:
         """Of each codebook, [B, N, V_k]."""
         return (self._head(hidden_BND) + self.decoder.bias).split(self.decoder.codebook_sizes, dim=-1)
+
+    @torch.inference_mode()
+    def keep(self, first_B: Tensor, path_BM: Tensor) -> None:
+        self.cache.keep(self.text_lengths_B + first_B, path_BM)
+        self.heard_B = first_B + path_BM.shape[1]
 
     @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:

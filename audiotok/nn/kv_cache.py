@@ -46,6 +46,27 @@ class KVCache:
         """What a query at each position sees, [B, 1, N, S]: itself and all before it."""
         return (torch.arange(self.capacity, device=positions_BN.device) <= positions_BN[..., None])[:, None]
 
+    def branching_mask(self, sees_BNM: Tensor) -> Tensor:
+        """The same of N queries that branch, about to be written: the past, without its last M - N positions, and what each sees of M."""
+        (_, num, inputs), capacity = sees_BNM.shape, self.capacity
+        column_BS = torch.arange(capacity, device=sees_BNM.device) - (self.lengths_B - (inputs - num))[:, None]
+        index_BNS = column_BS.clamp(0, inputs - 1)[:, None].expand(-1, num, -1)
+        within_B1S = (column_BS < inputs)[:, None]
+        return ((column_BS < 0)[:, None] | (sees_BNM.gather(2, index_BNS) & within_B1S))[:, None]
+
+    def keep(self, first_B: Tensor, path_BM: Tensor) -> None:
+        """Let what stands `path_BM` positions behind each row's first `first_B` follow them at once, and forget all else behind them."""
+        num = path_BM.shape[1]
+        if ((path_BM < 0) | (first_B[:, None] + path_BM >= self.lengths_B[:, None])).any():
+            raise ValueError(
+                f"rows of {self.lengths_B.tolist()} positions have none at {path_BM.tolist()} behind their first {first_B.tolist()}"
+            )
+        rows_B1 = torch.arange(len(first_B), device=first_B.device)[:, None]
+        from_BM, to_BM = first_B[:, None] + path_BM, first_B[:, None] + torch.arange(num, device=first_B.device)
+        for kept in (self.keys, self.values):
+            kept[:, rows_B1, :, to_BM] = kept[:, rows_B1, :, from_BM]
+        self.lengths_B.copy_(first_B + num)
+
     def rewind(self, lengths_B: Tensor) -> None:
         """Forget all but each row's first positions; what stood behind them is overwritten by what comes next."""
         if ((lengths_B < 0) | (lengths_B > self.lengths_B)).any():

@@ -47,12 +47,20 @@ class Transformer(nn.Module):
             device=weight.device,
         )
 
-    def forward(self, hidden_BND: Tensor, *, cache: KVCache | None = None, lengths_B: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden_BND: Tensor,
+        *,
+        cache: KVCache | None = None,
+        lengths_B: Tensor | None = None,
+        places: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """hidden_BND, each position seeing itself and those before it.
 
         Without a cache the sequence starts at position 0; rows padded on the right need no mask, as nothing looks ahead. With one it goes
         on where each row of the cache ends, and the cache grows by `lengths_B` positions (all N where that is None): a prompt padded on
-        the right is given with its true lengths, and what is computed past them is meaningless.
+        the right is given with its true lengths, and what is computed past them is meaningless. `places`, with a cache only, are rotary
+        positions and a mask [B, 1, N, S] of the inputs' own, where they do not follow each other (`audiotok.nn.branching`).
         """
         _, num_positions, _ = hidden_BND.shape
         if cache is None:
@@ -62,8 +70,8 @@ class Transformer(nn.Module):
             if num_positions > cache.capacity:
                 raise ValueError(f"{num_positions} positions do not fit in a cache of {cache.capacity}")
             positions_BN = cache.lengths_B[:, None] + torch.arange(num_positions, device=hidden_BND.device)
-            mask = cache.mask(positions_BN)
-        rotation = rotary(positions_BN, width=self.head_width)
+            mask = cache.mask(positions_BN) if places is None else places[1]
+        rotation = rotary(positions_BN if places is None else places[0], width=self.head_width)
         for layer, block in enumerate(self.blocks):
             hidden_BND = block(hidden_BND, rotation=rotation, layer=layer, cache=cache, positions_BN=positions_BN, mask=mask)
         if cache is not None:
@@ -118,13 +126,17 @@ class Attention(nn.Module):
         positions_BN: Tensor,
         mask: Tensor | None,
     ) -> Tensor:
-        queries, keys, values = self.input(hidden_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+        queries, keys, values = self.turned(hidden_BND, rotation)
         if cache is not None:
             keys, values = cache.write(layer, keys, values, positions_BN=positions_BN)
             queries = queries.to(keys.dtype)
         attended_BHND = attend(queries, keys, values, mask=mask)
         return self.output(attended_BHND.transpose(1, 2).flatten(2))
+
+    def turned(self, hidden_BND: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, H, N, D], the first two turned to their positions."""
+        queries, keys, values = self.input(hidden_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return rotate(queries, rotation), rotate(keys, rotation), values
 
 
 class SwiGLU(nn.Module):

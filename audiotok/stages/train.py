@@ -9,7 +9,8 @@ Told by: model and its keys, transform, everything under train, seed, device.
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from audiotok.models.text import Batch
 from audiotok.stages import paths
 from audiotok.stages.learning import learn
 from audiotok.store.reader import TokenStore
-from audiotok.transforms.base import as_layout
+from audiotok.transforms.base import Layout, as_layout
+from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "train")
 
@@ -50,40 +52,68 @@ def run(cfg: DictConfig) -> None:
     console.print(f"{paths.train(cfg)} is {'there already' if made == 'present' else 'written'}")
 
 
+@dataclass(frozen=True)
+class Material:
+    """What there is to learn from, in the tokens and alignments of a recipe."""
+
+    transform: Layout
+    spec: TokenSpec  # of the tokens as they are stored
+    front_end: FrontEnd
+    train: AlignedCorpus
+    dev: list[AlignedCorpus]  # none or one
+
+    @classmethod
+    def of(cls, cfg: DictConfig, tokens: Path) -> "Material":
+        alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
+        transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train")
+        about = [row for row in store.about().to_pylist() if row["id"] in alignments]
+        front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
+        train, *dev = (
+            AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end)
+            for split in ("train", "dev")
+            if (tokens / split).is_dir()
+        )
+        if not len(train):
+            raise ValueError(
+                f"no utterance of {tokens / 'train'} is aligned; run `audiotok align {cfg.recipe}` with the same settings first"
+            )
+        return cls(transform, store.spec, front_end, train, dev)
+
+    def model(self, make: Callable[..., Any], tokenizer: Any) -> Any:
+        """A model of these codes and texts."""
+        return make(  # by a partial, as OmegaConf would make a config of the spec
+            spec=self.transform.out_spec(self.spec),
+            num_phonemes=len(self.front_end.vocabulary),
+            num_speakers=len(self.front_end.speakers),
+            num_languages=len(self.front_end.languages),
+            vectors=functools.partial(code_vectors, tokenizer, self.transform),
+        )
+
+    def learn(self, cfg: DictConfig, model: Any, *, records: Mapping[str, Any], folder: Path, console: Console) -> Path:
+        """Train as the `train` section says; `records` are kept beside the weights, with what tells these codes and texts from others."""
+        parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
+        console.print(f"{parameters:.2f} M parameters, {len(self.train)} utterances to learn from")
+        return learn(
+            cfg,
+            model,
+            lambda step: _batches(self.train, cfg.train.batch_frames, seed=cfg.seed, step=step),
+            dev=[batch for corpus in self.dev for batch in fixed_batches(corpus, cfg.train.batch_frames)],
+            records={
+                "spec": json.loads(self.spec.to_json()),
+                "front_end": self.front_end.to_dict(),
+                "config": OmegaConf.to_container(cfg, resolve=True),
+                **records,
+            },
+            folder=folder,
+            console=console,
+        )
+
+
 def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tokenizer: Any) -> None:
-    alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
-    transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train")
-    about = [row for row in store.about().to_pylist() if row["id"] in alignments]
-    front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
-    train, *dev = (
-        AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end)
-        for split in ("train", "dev")
-        if (tokens / split).is_dir()
-    )
-    if not len(train):
-        raise ValueError(f"no utterance of {tokens / 'train'} is aligned; run `audiotok align {cfg.recipe}` with the same settings first")
+    material = Material.of(cfg, tokens)
     torch.manual_seed(cfg.seed)
-    model = instantiate(cfg.model, _partial_=True)(  # OmegaConf would make a config of the spec
-        spec=transform.out_spec(store.spec),
-        num_phonemes=len(front_end.vocabulary),
-        num_speakers=len(front_end.speakers),
-        num_languages=len(front_end.languages),
-        vectors=functools.partial(code_vectors, tokenizer, transform),
-    )
-    console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters, {len(train)} utterances to learn from")
-    learn(
-        cfg,
-        model,
-        lambda step: _batches(train, cfg.train.batch_frames, seed=cfg.seed, step=step),
-        dev=[batch for corpus in dev for batch in _fixed_batches(corpus, cfg.train.batch_frames)],
-        records={
-            "spec": json.loads(store.spec.to_json()),
-            "front_end": front_end.to_dict(),
-            "config": OmegaConf.to_container(cfg, resolve=True),
-        },
-        folder=folder,
-        console=console,
-    )
+    model = material.model(instantiate(cfg.model, _partial_=True), tokenizer)
+    material.learn(cfg, model, records={}, folder=folder, console=console)
 
 
 def _batches(corpus: AlignedCorpus, batch_frames: int, *, seed: int, step: int) -> Iterator[Batch]:
@@ -91,6 +121,6 @@ def _batches(corpus: AlignedCorpus, batch_frames: int, *, seed: int, step: int) 
         yield Batch.of([corpus[item] for item in items])
 
 
-def _fixed_batches(corpus: AlignedCorpus, batch_frames: int) -> list[Batch]:
+def fixed_batches(corpus: AlignedCorpus, batch_frames: int) -> list[Batch]:
     plan = BucketedBatches(corpus.lengths, batch_frames, 0).epoch(0) if len(corpus) else []
     return [Batch.of([corpus[item] for item in items]) for items in plan]
