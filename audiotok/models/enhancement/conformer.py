@@ -1,0 +1,51 @@
+"""The non-autoregressive enhancer of DASB (arXiv 2406.14294): a Conformer says the clean codes of all frames at once."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchaudio.models import Conformer
+
+from audiotok.data.noisy import NoisyBatch
+from audiotok.models.enhancement.clean_codes import Logits, cross_entropy, encoded
+from audiotok.models.enhancement.hearing import Frames, silenced
+from audiotok.models.enhancement.rows import each_row
+from audiotok.tokenizers.codec import Codec
+from audiotok.tokenizers.mel import LogMel
+
+
+class ConformerEnhancer(nn.Module):
+    """Log-mel spectra through a Conformer (arXiv 2005.08100), a head for each codebook; each frame hears the whole recording."""
+
+    def __init__(
+        self, codec: Codec, *, mel: LogMel, width: int, layers: int, heads: int, feed_forward: int, kernel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.codec, self.codebook_sizes = codec, codec.spec.codebook_sizes
+        self.frames = Frames(mel, int(codec.spec.hop))
+        self.enter = nn.Linear(self.frames.width, width)
+        # A group norm: what a batch norm knows of silence past the ends would be learnt of the padding.
+        self.conformer = Conformer(width, heads, feed_forward, layers, kernel, dropout=dropout, use_group_norm=True)
+        self.heads = nn.Linear(width, sum(self.codebook_sizes))
+
+    def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Nats per code of the clean speech."""
+        codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
+        real_BN = torch.arange(codes_BKN.shape[2], device=frames_B.device) < frames_B[:, None]
+        logits = self.logits(silenced(batch.noisy_BT, batch.lengths_B), frames_B)
+        return cross_entropy(logits, codes_BKN, real_BN[:, None].expand_as(codes_BKN))
+
+    def logits(self, wav_BT: Tensor, frames_B: Tensor) -> Logits:
+        """Of each codebook, [B, N, V_k]."""
+        spectra_BNS = self.frames(wav_BT, int(frames_B.max()))
+        hidden_BND, _ = self.conformer(self.enter(spectra_BNS), frames_B)
+        return F.linear(hidden_BND, self.heads.weight, self.heads.bias).split(self.codebook_sizes, dim=-1)
+
+    @torch.inference_mode()
+    def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """wav_BT of the likeliest codes; zeros past each length."""
+        return each_row(self._enhance, noisy_BT, lengths_B)
+
+    def _enhance(self, noisy_T: Tensor) -> Tensor:
+        frames_B = torch.tensor([self.codec.spec.num_frames(len(noisy_T))], device=noisy_T.device)
+        codes_BKN = torch.stack([logits_BNV.argmax(-1) for logits_BNV in self.logits(noisy_T[None], frames_B)], dim=1)
+        return self.codec.decode(codes_BKN, frames_B)[0][0]

@@ -1,0 +1,53 @@
+"""The continuous enhancer: the codec's own latents of the clean speech are regressed, and decoded without having been quantised."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from audiotok.data.noisy import NoisyBatch
+from audiotok.models.enhancement.hearing import CausalEncoder, silenced
+from audiotok.models.enhancement.rows import each_row
+from audiotok.tokenizers.codec import Codec
+from audiotok.tokenizers.quantisers import ResidualCodebooks
+
+
+class LatentRegressor(nn.Module):
+    """The causal encoder of the transducer and one linear layer."""
+
+    def __init__(self, codec: Codec, *, encoder: Callable[..., CausalEncoder]) -> None:
+        """Raises ValueError for a codec whose latents are not what its decoder takes."""
+        super().__init__()
+        quantiser = codec.network.quantiser
+        if not isinstance(quantiser, ResidualCodebooks):
+            raise ValueError(
+                f"enhancer: a codec with {type(quantiser).__name__} does not decode its latents; choose one with residual codebooks"
+            )
+        self.codec = codec
+        self.encoder = encoder(hop=int(codec.spec.hop))
+        self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])
+
+    def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:
+        """latent_BND of the clean speech."""
+        return self.leave(self.encoder(wav_BT, num_frames))
+
+    def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean squared error over the mean square of what is wanted: 0 is perfect, 1 as good as nothing."""
+        spec = self.codec.spec
+        clean_BT = silenced(batch.clean_BT, batch.lengths_B)
+        with torch.no_grad(), torch.autocast(clean_BT.device.type, enabled=False):
+            wanted_BND = self.codec.network.to(clean_BT.device).encoder(clean_BT.float())
+        frames = [spec.num_frames(length) for length in batch.lengths_B.tolist()]
+        real_BN1 = (torch.arange(wanted_BND.shape[1]) < torch.tensor(frames)[:, None]).to(clean_BT.device)[..., None]
+        found_BND = self(silenced(batch.noisy_BT, batch.lengths_B), wanted_BND.shape[1]).float()
+        error, power = (((values * real_BN1).square()).sum() for values in (found_BND - wanted_BND, wanted_BND))
+        return error / power.clamp_min(1e-8), {"rms": (error / (real_BN1.sum() * wanted_BND.shape[2])).sqrt().detach()}
+
+    @torch.inference_mode()
+    def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """wav_BT; zeros past each length."""
+        return each_row(self._enhance, noisy_BT, lengths_B)
+
+    def _enhance(self, noisy_T: Tensor) -> Tensor:
+        latent_BND = self(noisy_T[None], self.codec.spec.num_frames(len(noisy_T)))
+        return self.codec.network.to(noisy_T.device).decoder(latent_BND)[0].clamp(-1, 1)

@@ -1,0 +1,142 @@
+"""The speech enhancement transducer (arXiv 2507.12825): noisy speech in, the codes of the clean speech in it out, one position at a time.
+
+An encoder hears the noisy speech, a prediction network the clean codes that were said before, and a joiner of each codebook brings the two
+together. Both run at the codec's frame rate, so the alignment is the diagonal: no blank, and cross-entropy at each position. Two codebooks,
+delayed; h what the encoder has heard, up to `look_ahead` frames behind each frame:
+
+    heard     h0 h1 h2 h3 h4
+    history   s  1  2  3  _          s the start
+    said      1  2  3  _             a codebook k hears k frames more than codebook 0
+              _  5  6  7
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiotok.data.noisy import NoisyBatch
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
+from audiotok.models.enhancement.hearing import CausalEncoder, silenced
+from audiotok.nn.transformer import Transformer
+from audiotok.nn.vocabulary import vocabulary
+from audiotok.tokenizers.codec import Codec
+
+
+class Transducer(nn.Module):
+    """See the module's docstring. `encoder` makes one for a frame of `hop` samples; `joint` is the width of a joiner."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        encoder: Callable[..., CausalEncoder],
+        delay: int,
+        from_vectors: bool,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
+        joint: int,
+        replace_codes: float,
+        own_history: float,
+    ) -> None:
+        super().__init__()
+        self.codec = codec
+        self.encoder = encoder(hop=int(codec.spec.hop))
+        self.codes = CleanCodes(
+            codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
+        self.joiner = Joiner(self.codes, heard=self.encoder.width, predicted=width, joint=joint)
+
+    def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Nats per code of the clean speech."""
+        codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
+        placed = self.codes.placed(codes_BKN, frames_B)
+        heard_BPD = self.hear(batch.noisy_BT, batch.lengths_B, codes_BKN.shape[2])
+
+        def foretell(codes_BKP: Tensor) -> Logits:
+            return self.joiner(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))))
+
+        return cross_entropy(foretell(self.codes.heard(placed, foretell)), placed.codes_BKP, placed.real_BKP)
+
+    def hear(self, noisy_BT: Tensor, lengths_B: Tensor, num_frames: int) -> Tensor:
+        """What the encoder has heard at each position of so many frames, [B, P, D]."""
+        return self.encoder(silenced(noisy_BT, lengths_B), num_frames + self.codes.lag)
+
+    @torch.inference_mode()
+    def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "TransducerStep":
+        """A step of the engine that has said nothing yet of these recordings, with room for so many positions."""
+        num_frames = self.codes.spec.num_frames(noisy_BT.shape[1])
+        return TransducerStep(self, self.hear(noisy_BT, lengths_B, num_frames), positions=positions)
+
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples behind the end of a frame that are heard before its last code is said."""
+        return self.encoder.look_ahead_samples + self.codes.lag * int(self.codes.spec.hop)
+
+
+class Joiner(nn.Module):
+    """Of each codebook, tanh(W heard + U predicted) against the vectors of its codes."""
+
+    def __init__(self, codes: CleanCodes, *, heard: int, predicted: int, joint: int) -> None:
+        super().__init__()
+        self.codebook_sizes = codes.codebook_sizes
+        self.heard = nn.Linear(heard, len(self.codebook_sizes) * joint)
+        self.predicted = nn.Linear(predicted, len(self.codebook_sizes) * joint, bias=False)
+        self.heads = vocabulary(self.codebook_sizes, codes.vectors, width=joint, std=joint**-0.5)
+        self.bias = nn.Parameter(torch.zeros(sum(self.codebook_sizes)))
+
+    def forward(self, heard_BPD: Tensor, predicted_BPD: Tensor, weight_VD: Tensor | None = None) -> Logits:
+        """Logits of each codebook, [B, P, V_k]. `weight_VD`: of the heads, where it is known already."""
+        joint = torch.tanh(self.heard(heard_BPD) + self.predicted(predicted_BPD)).chunk(len(self.codebook_sizes), dim=-1)
+        heads = (self.heads() if weight_VD is None else weight_VD).split(self.codebook_sizes)
+        return [F.linear(*each) for each in zip(joint, heads, self.bias.split(self.codebook_sizes))]
+
+
+class TransducerStep:
+    """Recordings in the midst of being said clean (`audiotok.decoding.step.Step`): what was heard of each is known, some positions said."""
+
+    def __init__(self, model: Transducer, heard_BPD: Tensor, *, positions: int) -> None:
+        self.model, self.said_B = model, torch.zeros(len(heard_BPD), dtype=torch.int64, device=heard_BPD.device)
+        self.heard_BPD = F.pad(heard_BPD, (0, 0, 0, positions - heard_BPD.shape[1]))
+        self.cache = model.prediction.cache(len(heard_BPD), positions=positions)
+        with torch.no_grad():
+            self._codes_VD, self._heads_VD = model.codes.codes(), model.joiner.heads()
+
+    @torch.inference_mode()
+    def __call__(self, heard_BKN: Tensor) -> Logits:
+        places_BN = self.said_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.said_B.device)
+        inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
+        self.said_B = self.said_B + heard_BKN.shape[2]
+        index_BN1 = places_BN.clamp_max(self.heard_BPD.shape[1] - 1)[..., None]
+        heard_BND = self.heard_BPD.gather(1, index_BN1.expand(-1, -1, self.heard_BPD.shape[2]))
+        return self.model.joiner(heard_BND, self.model.prediction(inputs_BND, cache=self.cache), self._heads_VD)
+
+    @torch.inference_mode()
+    def hear(self, heard_BND: Tensor, *, first: int) -> None:
+        """Put what was heard meanwhile at positions from `first` on, for speech that comes as a stream."""
+        self.heard_BPD[:, first : first + heard_BND.shape[1]] = heard_BND
+
+    @torch.inference_mode()
+    def rewind(self, heard_B: Tensor) -> None:
+        self.said_B = heard_B.clone()
+        self.cache.rewind(heard_B)
+
+    @torch.inference_mode()
+    def put(self, row: int, other: "TransducerStep") -> None:
+        self.cache.replace(row, other.cache)
+        self.said_B[row] = other.said_B[0]
+        self.heard_BPD[row] = 0
+        self.heard_BPD[row, : other.heard_BPD.shape[1]] = other.heard_BPD[0]
+
+    @torch.inference_mode()
+    def reorder(self, rows_B: Tensor) -> None:
+        """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
+        self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
+        self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.said_B, self.heard_BPD = self.said_B[rows_B], self.heard_BPD[rows_B]

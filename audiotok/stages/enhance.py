@@ -1,0 +1,79 @@
+"""Checkpoint, noisy recordings -> clean ones.
+
+Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another), and the recordings in enhance.input, a folder, of any
+rate and length.
+Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
+others as .flac). What is there already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that
+cannot be read stops no other; its reason is said at the end.
+Told by: enhancer and its keys (as it was trained), tokenizer, sampling (of those that say codes one after another), everything under
+enhance, seed, device, overwrite.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from audiotok import distributed, files
+from audiotok.stages import paths
+from audiotok.synthesis.enhanced_files import enhance_file, plan
+from audiotok.synthesis.enhancing import Enhancer, Speaking
+from audiotok.training import checkpoint
+from audiotok.types import TokenSpec
+
+SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
+
+
+def run(cfg: DictConfig) -> None:
+    console = Console()
+    if not (cfg.enhance.input and cfg.enhance.out):
+        raise ValueError("enhance wants a folder of recordings and one to write: set enhance.input=FOLDER enhance.out=FOLDER")
+    pairs = plan(Path(cfg.enhance.input), Path(cfg.enhance.out))
+    wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
+    if len(wanted) < len(pairs):
+        console.print(f"{len(pairs) - len(wanted)} of {len(pairs)} recordings are there already and are kept")
+    failed = _enhance(cfg, _enhancer(cfg), wanted, console) if wanted else []
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(wanted)} recordings were not enhanced: {'; '.join(failed)}")
+    console.print(f"{cfg.enhance.out} is written", soft_wrap=True)
+
+
+def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
+    """Why some could not be enhanced."""
+    failed, manner = [], {key: cfg.enhance[key] for key in ("seconds", "overlap_seconds")}
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        for path, target in progress.track(pairs, description="enhancing"):
+            try:
+                enhance_file(enhancer, path, target, **manner, device=distributed.device(cfg.device))
+            except ValueError as error:
+                failed.append(str(error))
+    return failed
+
+
+def _enhancer(cfg: DictConfig) -> Enhancer:
+    """The averaged weights of a checkpoint in the recipe's enhancer."""
+    folder = Path(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
+    if folder is None:
+        raise ValueError(f"no checkpoint in {paths.train(cfg)}; train an enhancer with the same recipe, or set enhance.checkpoint=FOLDER")
+    codec = instantiate(cfg.tokenizer)
+    _refuse_other_settings(folder, cfg, codec.spec)
+    model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
+    checkpoint.load_weights(folder / "ema.safetensors", model)
+    model = model.eval().to(distributed.device(cfg.device))
+    if isinstance(model, Enhancer):
+        return model
+    return Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
+
+
+def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:
+    """Weights of one shape may mean other things: a checkpoint enhances only as it was trained to."""
+    trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
+    then = {"enhancer": files.read_json(folder / "config.json")["enhancer"], "tokens": trained_on.fingerprint[:8]}
+    differing = list(files.differences(then, paths.settings(cfg, "enhancer") | {"tokens": spec.fingerprint[:8]}))
+    if differing:
+        told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
+        raise ValueError(f"{folder} was trained with other settings ({told}); give the same, tokenizer included")

@@ -1,0 +1,161 @@
+"""The enhancers: what they hear, that they learn, and that the engine's step says what training computes."""
+
+import pytest
+import torch
+from learning import descend
+from small_codec import mel, network
+from small_enhancers import KINDS, codec, encoder, make, noisy_batch, transducer
+
+from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
+from audiotok.models.enhancement.conformer import ConformerEnhancer
+from audiotok.models.enhancement.hearing import Frames
+from audiotok.models.enhancement.latents import LatentRegressor
+from audiotok.models.enhancement.mask import ComplexMask
+from audiotok.nn.ragged import follow
+from audiotok.tokenizers.codec import Codec
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_speaker = pytest.mark.parametrize("kind", ["transducer", "decoder_only"])
+
+
+def inputs(codes_BKP):
+    """What a step hears so that it foretells these positions."""
+    return torch.nn.functional.pad(codes_BKP[..., :-1], (1, 0), value=-1)
+
+
+def logits_of_whole(model, batch, codes_BKP, num_frames):
+    """Of every position, from one pass over the whole recording."""
+    if hasattr(model, "joiner"):
+        heard = model.hear(batch.noisy_BT, batch.lengths_B, num_frames)
+        return model.joiner(heard, model.prediction(model.codes.history(codes_BKP)))
+    return model.logits(follow(model.transformer, *model.prompt(batch.noisy_BT, batch.lengths_B), model.codes.history(codes_BKP)))
+
+
+@every_kind
+def test_the_loss_falls(kind, wav_16k):
+    seen = descend(make(kind, codec(wav_16k)), noisy_batch(wav_16k, 6400, 5000), steps=40, rate=3e-3)
+    assert sum(each["loss"] for each in seen[-5:]) < 0.9 * sum(each["loss"] for each in seen[:5])
+
+
+@every_kind
+def test_what_stands_past_a_rows_end_changes_no_loss(kind, wav_16k):
+    model, batch = make(kind, codec(wav_16k)).eval(), noisy_batch(wav_16k, 6400, 5000)
+    spoiled = noisy_batch(wav_16k, 6400, 5000)
+    spoiled.noisy_BT[1, 5000:] = 0.5
+    spoiled.clean_BT[1, 5000:] = -0.5
+    assert torch.equal(model.loss(batch)[0], model.loss(spoiled)[0])
+
+
+@every_kind
+def test_weights_of_the_codec_are_no_weights_of_the_enhancer(kind, wav_16k):
+    some = codec(wav_16k)
+    model, before = make(kind, some), [weight.clone() for weight in some.network.state_dict().values()]
+    descend(model, noisy_batch(wav_16k, 3200), steps=2, rate=1e-2)
+    assert all(torch.equal(old, new) for old, new in zip(before, some.network.state_dict().values()))
+    assert not {id(weight) for weight in some.network.parameters()} & {id(weight) for weight in model.parameters()}
+
+
+@every_speaker
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_stepping_gives_the_logits_of_the_whole_recording(kind, at_once, wav_16k):
+    model, batch = make(kind, codec(wav_16k)).eval(), noisy_batch(wav_16k, 6400, 6400)
+    codes_BKN, frames_B = encoded(model.codec, batch.clean_BT, batch.lengths_B)
+    codes_BKP = model.codes.placed(codes_BKN, frames_B).codes_BKP
+    expected = logits_of_whole(model, batch, codes_BKP, codes_BKN.shape[2])
+    step = model.begin(batch.noisy_BT, batch.lengths_B, positions=codes_BKP.shape[2])
+    for heard_BKN, *places in zip(inputs(codes_BKP).split(at_once, dim=2), *(each.split(at_once, dim=1) for each in expected)):
+        for stepped, wanted in zip(step(heard_BKN), places, strict=True):
+            torch.testing.assert_close(stepped, wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_speaker
+def test_a_step_that_was_rewound_or_put_or_reordered_goes_on_as_if_it_had_never_been_elsewhere(kind, wav_16k):
+    model, batch = make(kind, codec(wav_16k)).eval(), noisy_batch(wav_16k, 6400, 6400)
+    heard_BKN = inputs(torch.randint(32, (2, 3, 12)))
+    plain, moved = (model.begin(batch.noisy_BT, batch.lengths_B, positions=22) for _ in range(2))
+    wanted = [plain(heard_BKN[..., n : n + 1]) for n in range(12)][-1]
+    alone = model.begin(batch.noisy_BT[1:], batch.lengths_B[1:], positions=22)
+    alone(heard_BKN[1:, :, :11])
+    moved(heard_BKN[..., :11].flip(0))
+    moved.rewind(torch.tensor([0, 0]))
+    moved(heard_BKN[..., :11])
+    moved.put(1, alone)
+    moved.reorder(torch.tensor([1, 0]))
+    for stepped, expected in zip(moved(heard_BKN[..., 11:].flip(0)), wanted, strict=True):
+        torch.testing.assert_close(stepped, expected.flip(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("look_ahead", [0, 2])
+def test_a_frame_hears_its_look_ahead_and_nothing_later(look_ahead, wav_16k):
+    ears = encoder(look_ahead=look_ahead)(hop=320).eval()
+    wav_1T, frame = wav_16k[None, 8000 : 8000 + 6400].clone(), 7
+    ends = (frame + 1) * 320 + ears.look_ahead_samples
+    before = ears(wav_1T, 20)
+    wav_1T[0, ends:] = 0
+    assert torch.equal(ears(wav_1T, 20)[:, : frame + 1], before[:, : frame + 1])
+    wav_1T[0, ends - 60 :] = 0  # a window is low at its very end
+    assert not torch.equal(ears(wav_1T, 20)[:, frame], before[:, frame])
+
+
+def test_codes_are_placed_in_a_delay_row_by_row(wav_16k):
+    codes = transducer(codec(wav_16k)).codes
+    placed = codes.placed(torch.arange(12).view(1, 3, 4).repeat(2, 1, 1), torch.tensor([4, 2]))
+    assert placed.codes_BKP[0].tolist() == [[0, 1, 2, 3, 32, 32], [32, 4, 5, 6, 7, 32], [32, 32, 8, 9, 10, 11]]
+    assert placed.codes_BKP[1].tolist() == [[0, 1, 32, 32, -1, -1], [32, 4, 5, 32, -1, -1], [32, 32, 8, 9, -1, -1]]
+    assert placed.real_BKP.sum(dim=(1, 2)).tolist() == [12, 6]
+
+
+def test_in_training_alone_some_of_the_history_is_random_and_some_the_models_own(wav_16k):
+    torch.manual_seed(0)
+    codes = transducer(codec(wav_16k), replace_codes=0.0, own_history=0.5).codes
+    placed = codes.placed(torch.zeros(64, 3, 50, dtype=torch.int64), torch.full((64,), 50))
+    own = [torch.full((64, 52, 33), -50.0).index_fill_(2, torch.tensor([7]), 50.0)] * 3
+    heard = codes.heard(placed, lambda codes_BKP: own)
+    changed = heard != placed.codes_BKP
+    assert 0.4 < float(changed[placed.real_BKP].float().mean()) < 0.6
+    assert not changed[~placed.real_BKP].any() and bool((heard[changed] == 7).all())
+    codes.replace_codes, codes.own_history = 0.2, 0.0
+    spoiled = codes.heard(placed, lambda codes_BKP: own)
+    assert 0.12 < float((spoiled != placed.codes_BKP)[placed.real_BKP].float().mean()) < 0.28
+    assert int(spoiled[placed.real_BKP].max()) == 31 and torch.equal(codes.eval().heard(placed, lambda codes_BKP: own), placed.codes_BKP)
+
+
+def test_cross_entropy_is_the_mean_over_what_stands():
+    logits = [torch.randn(2, 3, 5), torch.randn(2, 3, 4)]
+    codes = torch.randint(4, (2, 2, 3))
+    real = torch.tensor([[[1, 1, 0], [0, 1, 1]], [[1, 0, 0], [0, 1, 0]]], dtype=torch.bool)
+    slow = [-logits[k][b, n].log_softmax(-1)[codes[b, k, n]] for b, k, n in real.nonzero().tolist()]
+    loss, values = cross_entropy(logits, codes, real)
+    torch.testing.assert_close(loss, torch.stack(slow).mean())
+    assert 0 <= float(values["right"]) <= 1
+
+
+def test_a_row_that_says_nothing_of_the_sound_is_as_good_as_nothing_in_the_regression(wav_16k):
+    model = LatentRegressor(codec(wav_16k), encoder=encoder())
+    torch.nn.init.zeros_(model.leave.weight)
+    torch.nn.init.zeros_(model.leave.bias)
+    assert model.loss(noisy_batch(wav_16k, 6400))[0].item() == pytest.approx(1.0)
+
+
+def test_a_mask_of_one_gives_the_recording_back(wav_16k, monkeypatch):
+    model = ComplexMask(codec(wav_16k), n_fft=512, hop=128, loudest=2.0, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
+    monkeypatch.setattr(ComplexMask, "forward", ComplexMask.spectrum)
+    for length in (1, 100, 128, 5001):
+        wav_1T = wav_16k[None, 8000 : 8000 + length]
+        torch.testing.assert_close(model.enhance(wav_1T, torch.tensor([length])), wav_1T, rtol=1e-4, atol=1e-5)
+
+
+def test_settings_that_do_not_fit_are_refused(wav_16k):
+    some = codec(wav_16k)
+    with pytest.raises(ValueError, match="choose a divisor"):
+        Frames(mel(), 240)
+    with pytest.raises(ValueError, match="look_ahead"):
+        encoder(look_ahead=-1)(hop=320)
+    with pytest.raises(ValueError, match="hop at most half"):
+        ComplexMask(some, n_fft=512, hop=300, loudest=2.0, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
+    with pytest.raises(ValueError, match="residual codebooks"):
+        LatentRegressor(Codec(network(wav_16k, quantiser="scalar"), num_codebooks=None), encoder=encoder())
+    with pytest.raises(ValueError, match="choose a divisor"):
+        ConformerEnhancer(
+            some, mel=mel().__class__(**mel().settings | {"hop": 150}), kernel=7, width=32, layers=1, heads=2, feed_forward=8, dropout=0.0
+        )

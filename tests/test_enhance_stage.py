@@ -1,0 +1,106 @@
+"""The stage enhance: folders of recordings in, the same names out, from a checkpoint as training leaves it."""
+
+import json
+
+import pytest
+import soundfile
+import torch
+from small_codec import network
+from small_enhancers import noisy_batch
+
+from audiotok import audio, cli
+from audiotok.synthesis.enhanced_files import plan
+from audiotok.tokenizers.codec import Codec, save_network
+from audiotok.training import checkpoint
+from audiotok.training.loop import TrainSettings, start, train_step
+
+SMALL = ["width=32", "layers=1", "heads=2", "feed_forward=32"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, wav_16k):
+    """The overrides of an enhancer of each kind that took one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_network(network(wav_16k), folder / "codec")
+
+    def overrides(kind):
+        small = [f"enhancer.{setting}" for setting in SMALL] if kind != "latents" else []
+        if kind in ("transducer", "latents"):
+            small += [f"enhancer.encoder.{setting}" for setting in SMALL]
+        given = [f"enhancer={kind}", "tokenizer=codec", f"tokenizer.path={folder / 'codec'}", "sampling=greedy", f"exp_dir={folder / kind}"]
+        cfg = cli.load("prompts/tts", [*given, *small])
+        if not (folder / kind).exists():
+            one_step(cfg, folder / kind / "train", noisy_batch(wav_16k, 6400, 5000))
+        return [*given, *small]
+
+    return overrides
+
+
+def one_step(cfg, folder, batch):
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    codec: Codec = instantiate(cfg.tokenizer)
+    settings = TrainSettings(1, 1e-3, 1, 0.01, 1.0, 0.9, "fp32", 1, 1, 1, 1)
+    torch.manual_seed(0)
+    state = start(instantiate(cfg.enhancer, _partial_=True)(codec), settings=settings, device=torch.device("cpu"))
+    train_step(state, batch, settings=settings, seed=0, last=None)
+    records = {"spec": json.loads(codec.spec.to_json()), "config": OmegaConf.to_container(cfg, resolve=True)}
+    folder.mkdir(parents=True)
+    checkpoint.save(folder, state, records=records, keep=1)
+
+
+@pytest.fixture
+def recordings(tmp_path, wav_16k):
+    """A folder of recordings: 16 kHz, 8 kHz in a folder of its own, stereo, one sample."""
+    folder = tmp_path / "in"
+    audio.write(folder / "a.wav", wav_16k[8000:14500], 16000)
+    audio.write(folder / "deeper" / "b.flac", audio.resample(wav_16k[8000:13001], 16000, 8000), 8000)
+    soundfile.write(folder / "c.ogg", torch.stack([wav_16k[8000:12000]] * 2, dim=1).numpy(), 44100)
+    audio.write(folder / "d.wav", wav_16k[8000:8001], 16000)
+    return folder
+
+
+def run(overrides, *more):
+    cli.main(["enhance", "prompts/tts", *overrides, "device=cpu", "enhance.seconds=0.3", "enhance.overlap_seconds=0.05", *more])
+
+
+@pytest.mark.parametrize("kind", ["transducer", "conformer", "decoder_only", "latents", "mask"])
+def test_every_enhancer_keeps_names_rates_and_lengths(kind, trained, recordings, tmp_path):
+    run(trained(kind), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}")
+    for was, became in {"a.wav": "a.wav", "deeper/b.flac": "deeper/b.flac", "c.ogg": "c.flac", "d.wav": "d.wav"}.items():
+        before, after = soundfile.info(recordings / was), soundfile.info(tmp_path / "out" / became)
+        assert (after.samplerate, after.frames, after.channels) == (before.samplerate, before.frames, 1)
+
+
+def test_what_is_there_is_kept_unless_it_is_to_be_made_anew(trained, recordings, tmp_path, capsys):
+    out, told = tmp_path / "out", [f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}"]
+    audio.write(out / "a.wav", torch.zeros(5), 16000)
+    run(trained("mask"), *told)
+    assert len(audio.read(out / "a.wav")[0]) == 5 and "1 of 4 recordings are there already" in capsys.readouterr().out
+    run(trained("mask"), *told, "overwrite=true")
+    assert len(audio.read(out / "a.wav")[0]) == 6500
+
+
+def test_a_recording_that_cannot_be_read_stops_no_other(trained, recordings, tmp_path):
+    (recordings / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(SystemExit, match=r"1 of 5 recordings were not enhanced: .*broken.wav"):
+        run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}")
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 4
+
+
+def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp_path):
+    out = f"enhance.out={tmp_path / 'out'}"
+    with pytest.raises(SystemExit, match=r"set enhance\.input=FOLDER enhance\.out=FOLDER"):
+        run(trained("mask"), out)
+    with pytest.raises(SystemExit, match="choose a folder outside it"):
+        run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={recordings / 'out'}")
+    with pytest.raises(SystemExit, match="holds no recording"):
+        run(trained("mask"), f"enhance.input={tmp_path / 'none'}", out)
+    with pytest.raises(SystemExit, match="train an enhancer"):
+        run(trained("mask"), f"enhance.input={recordings}", out, f"exp_dir={tmp_path / 'untrained'}")
+    with pytest.raises(SystemExit, match=r"enhancer\.loudest: 2\.0 there, 3\.0 now"):
+        run(trained("mask"), f"enhance.input={recordings}", out, "enhancer.loudest=3.0")
+    audio.write(recordings / "c.flac", torch.zeros(5), 16000)
+    with pytest.raises(ValueError, match="would both be written to"):
+        plan(recordings, tmp_path / "out")
