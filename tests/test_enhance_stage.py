@@ -1,14 +1,18 @@
 """The stage enhance: folders of recordings in, the same names out, from a checkpoint as training leaves it."""
 
 import json
+import shutil
 
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from small_codec import network
 from small_enhancers import noisy_batch
+from tiny import tiny_speech_folder
 
 from audiotok import audio, cli
+from audiotok.stages import enhance, prepare, train_enhancer
 from audiotok.synthesis.enhanced_files import plan
 from audiotok.tokenizers.codec import Codec, save_network
 from audiotok.training import checkpoint
@@ -104,3 +108,28 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp
     audio.write(recordings / "c.flac", torch.zeros(5), 16000)
     with pytest.raises(ValueError, match="would both be written to"):
         plan(recordings, tmp_path / "out")
+
+
+def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with_the_same_weights(speech, wav_16k, tmp_path):
+    save_network(network(wav_16k), tmp_path / "codec")
+    root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=6)
+    small = ["enhancer=mask", *(f"enhancer.{setting}" for setting in SMALL), f"tokenizer.path={tmp_path / 'codec'}", f"data.root={root}"]
+    small += [f"exp_root={tmp_path / 'exp'}", "prepare.workers=1", "noise.kinds.recorded=0", "crops.seconds=0.3", "crops.dev_batches=1"]
+    small += ["train.steps=4", "train.save_every=2", "train.validate_every=2", "train.precision=fp32"]
+    whole, cut = (cli.load("speech/enhance", [*small, f"exp_dir={tmp_path / name}"]) for name in ("whole", "cut"))
+    prepare.run(whole)
+    train_enhancer.run(whole)
+    partial = tmp_path / "cut" / "train.partial"  # as a run leaves it that was killed behind its second step
+    shutil.copytree(tmp_path / "whole" / "train", partial)
+    shutil.rmtree(partial / "step_00000004")
+    train_enhancer.run(cut)
+    ends = [load_file(tmp_path / name / "train" / "step_00000004" / "ema.safetensors") for name in ("whole", "cut")]
+    assert all(torch.equal(tensor, ends[1][key]) for key, tensor in ends[0].items())
+    audio.write(tmp_path / "in" / "a.wav", wav_16k[8000:14500], 16000)
+    enhance.run(
+        cli.load(
+            "speech/enhance",
+            [*small, f"exp_dir={tmp_path / 'whole'}", f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}"],
+        )
+    )
+    assert len(audio.read(tmp_path / "out" / "a.wav")[0]) == 6500

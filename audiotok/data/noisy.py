@@ -1,9 +1,20 @@
 """Noisy speech beside the clean speech in it: what enhancement learns from."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from lhotse import MonoCut
 from torch import Tensor
+
+from audiotok.data.acoustics import SLOPES, colored_noise, mixed, repeated
+from audiotok.data.crops import RandomCrops
+from audiotok.data.tokenization import read_cut
+
+RECORDED, BABBLE = "recorded", "babble"
+KINDS = (RECORDED, BABBLE, *SLOPES)
 
 
 @dataclass(frozen=True)
@@ -16,3 +27,62 @@ class NoisyBatch:
 
     def to(self, device: torch.device) -> "NoisyBatch":
         return NoisyBatch(*(part.to(device, non_blocking=True) for part in (self.noisy_BT, self.clean_BT, self.lengths_B)))
+
+
+class NoisyCrops:
+    """The crops of `speech`, each in noise of a kind and at a signal-to-noise ratio of its own; a pure function of (seed, step, rank).
+
+    `kinds` are shares: recorded (one of the `noises`, from a random place on), babble (`voices` other crops at once), white, pink, brown.
+    The ratio in dB is drawn between the two `snrs`. A crop that is silent stays as it is. What would leave full scale is turned down,
+    noisy and clean together. Raises ValueError for an unknown kind, and where recorded noise is wanted and there is none.
+    """
+
+    def __init__(
+        self, speech: RandomCrops, noises: Sequence[MonoCut], *, kinds: Mapping[str, float], snrs: tuple[float, float], voices: int
+    ) -> None:
+        if unknown := set(kinds) - set(KINDS):
+            raise ValueError(f"noise.kinds: {', '.join(sorted(unknown))} is unknown; known are {', '.join(KINDS)}")
+        if kinds.get(RECORDED) and not noises:
+            raise ValueError("noise.kinds wants recorded noise, and the training split has none; set noise.kinds.recorded=0")
+        if snrs[0] > snrs[1] or voices < 1:
+            raise ValueError(f"noise.snrs is the lowest and the highest ratio, noise.voices at least 1; got {snrs} and {voices}")
+        self.speech, self.snrs, self.voices = speech, snrs, voices
+        self._kinds, weights = list(kinds), np.array(list(kinds.values()), dtype=np.float64)
+        self._shares = weights / weights.sum()
+        self._noises = [read_cut(cut, speech.sample_rate) for cut in noises]
+
+    def from_step(self, step: int, *, rank: int = 0) -> Iterator[NoisyBatch]:
+        """The batches from `step` on (counted from 0), the next being made while the caller works on one."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.batch, step, rank=rank)
+            while True:
+                step += 1
+                current, coming = coming.result(), pool.submit(self.batch, step, rank=rank)
+                yield current
+
+    def batch(self, step: int, *, rank: int = 0) -> NoisyBatch:
+        clean_BT = self.speech.batch(step, rank=rank)
+        random = np.random.default_rng([self.speech.seed, step, rank, 1])
+        pairs = [self._in_noise(row, clean_BT, random) for row in range(len(clean_BT))]
+        noisy, clean = (torch.stack(part) for part in zip(*pairs))
+        return NoisyBatch(noisy, clean, torch.full((len(clean),), clean.shape[1]))
+
+    def _in_noise(self, row: int, clean_BT: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        clean_T, snr = clean_BT[row], random.uniform(*self.snrs)
+        noise_T = self._noise(str(random.choice(self._kinds, p=self._shares)), row, clean_BT, random)
+        if not (clean_T.any() and noise_T.any()):
+            return clean_T, clean_T
+        noisy_T = mixed(clean_T, noise_T, self.speech.sample_rate, snr=snr)
+        loudest = max(1.0, float(noisy_T.abs().max()))
+        return noisy_T / loudest, clean_T / loudest
+
+    def _noise(self, kind: str, row: int, clean_BT: Tensor, random: np.random.Generator) -> Tensor:
+        rows, samples = clean_BT.shape
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        if kind == RECORDED:
+            return repeated(self._noises[int(random.integers(len(self._noises)))], samples, generator=generator)
+        if kind == BABBLE:
+            others = [other for other in range(rows) if other != row]
+            chosen = random.permutation(others)[: self.voices]
+            return sum((clean_BT[other].roll(int(random.integers(samples))) for other in chosen), torch.zeros(samples))
+        return colored_noise(kind, samples, self.speech.sample_rate, generator=generator)  # type: ignore[arg-type]
