@@ -65,7 +65,9 @@ def voice(transform, kind: str = "told", *, seed: int = 0) -> Voice:
     return Voice(model.eval(), front_end, transform, Hold())
 
 
-def spoken(requests, speaker, *, batch_size=8, seed=0, max_seconds=30.0, guidance=None, drafting=None, rule=None, sampler=SAMPLER):
+def spoken(
+    requests, speaker, *, batch_size=8, seed=0, max_seconds=30.0, guidance=None, drafting=None, rule=None, sampler=SAMPLER, leads=None
+):
     return list(
         speak(
             requests,
@@ -75,6 +77,7 @@ def spoken(requests, speaker, *, batch_size=8, seed=0, max_seconds=30.0, guidanc
             manner=Manner(max_seconds, sampler.temperature, guidance, batch_size, torch.device("cpu")),
             drafting=drafting or Nobody(),
             rule=rule or Exact(),
+            leads=leads,
         )
     )
 

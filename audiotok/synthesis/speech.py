@@ -1,7 +1,7 @@
 """Text to audio with a trained model: the one place where a model, the engine, a transform and a tokenizer meet."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -13,6 +13,7 @@ from audiotok.decoding.autoregressive import Generated
 from audiotok.decoding.samplers import Sampler, seed_of
 from audiotok.decoding.speculative import Speculated
 from audiotok.synthesis.drafting import Drafting
+from audiotok.synthesis.openings import Lead
 from audiotok.synthesis.scripts import Manner, Script, script
 from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
 
@@ -29,10 +30,14 @@ def speak(
     manner: Manner,
     drafting: Drafting,
     rule: Rule,
+    leads: Mapping[str, Lead] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Spoken | Failed]:
-    """Each request spoken, or failed with its reason, in order. A result does not depend on the others that are spoken with it."""
-    requests = list(requests)
+    """Each request spoken, or failed with its reason, in order. A result does not depend on the others that are spoken with it.
+
+    `leads` tells of some requests, by their ids, what stands before them or how long their sounds are.
+    """
+    requests, leads = list(requests), leads or {}
     lines = [_line(request, voice) for request in requests]
     places = [i for i, line in enumerate(lines) if isinstance(line, Line)]
     plan = script(
@@ -42,6 +47,7 @@ def speak(
         layout=voice.transform,
         spec=voice.tokenizer.spec,
         manner=manner,
+        leads=[leads.get(requests[i].id, Lead()) for i in places],
     )
     refused = {places[n]: reason for n, reason in plan.refused.items()} | {
         i: line for i, line in enumerate(lines) if not isinstance(line, Line)
@@ -58,13 +64,15 @@ def in_sentences(requests: Iterable[Request], say: Callable[[list[Request]], Ite
 
     A model has heard single sentences: a long text spoken as one is like nothing that it knows.
     """
-    parts = [
-        (request, [replace(request, id=f"{request.id}/{n}", text=text) for n, text in enumerate(sentences(request.text))])
-        for request in requests
-    ]
+    parts = [(request, parts_of(request)) for request in requests]
     results = iter(say([part for _, some in parts for part in some]))
     for request, some in parts:
-        yield _joined(request, [next(results) for _ in some])
+        yield joined(request, [next(results) for _ in some])
+
+
+def parts_of(request: Request) -> list[Request]:
+    """A request for each of its sentences."""
+    return [replace(request, id=f"{request.id}/{n}", text=text) for n, text in enumerate(sentences(request.text))]
 
 
 def sentences(text: str) -> list[str]:
@@ -72,7 +80,8 @@ def sentences(text: str) -> list[str]:
     return [part for part in SENTENCE_END.split(text.strip()) if part] or [text]
 
 
-def _joined(request: Request, results: Sequence[Spoken | Failed]) -> Spoken | Failed:
+def joined(request: Request, results: Sequence[Spoken | Failed]) -> Spoken | Failed:
+    """A request of which these are the sentences; failed where one of them is."""
     spoken = [result for result in results if isinstance(result, Spoken)]
     if len(spoken) < len(results):
         failed = next(result for result in results if isinstance(result, Failed))
@@ -99,7 +108,9 @@ def _spoken(request: Request, made: Generated, plan: Script, voice: Voice) -> Sp
         return Failed(request, str(error))
     wav_BT, lengths_B = voice.tokenizer.decode(codes_KN[None], torch.tensor([codes_KN.shape[1]]))
     rounds = made.rounds if isinstance(made, Speculated) else ()
-    return Spoken(request, codes_KN, wav_BT[0, : lengths_B[0]], voice.tokenizer.spec.sample_rate, rounds)
+    durations = plan.durations(made.job, made.codes_KN.cpu())
+    wav_T, rate = wav_BT[0, : lengths_B[0]], voice.tokenizer.spec.sample_rate
+    return Spoken(request, codes_KN, wav_T, rate, rounds, None if durations is None else tuple(durations))
 
 
 def _in_order(results: Iterable[tuple[int, Spoken | Failed]]) -> Iterator[Spoken | Failed]:

@@ -24,13 +24,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A request with its codes [K, N] and audio [T]; `rounds` of speculative decoding, where it was spoken so."""
+    """A request with its codes [K, N] and audio [T]; `rounds` of speculative decoding, where it was spoken so.
+
+    `durations_P` are the frames of each phoneme, where the model knows them.
+    """
 
     request: Request
     codes_KN: Tensor
     wav_T: Tensor
     sample_rate: int
     rounds: tuple[Round, ...]
+    durations_P: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
