@@ -36,7 +36,7 @@ from audiotok.decoding.acceptance import Exact
 from audiotok.evaluation import scoring, sources
 from audiotok.evaluation.metric import Metric, Utterance
 from audiotok.stages import paths
-from audiotok.stages.synthesize import _drafting, _rule, _voice
+from audiotok.stages.voices import load_drafting, load_rule, load_voice
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.drafting import Nobody
 from audiotok.synthesis.scripts import Manner
@@ -59,7 +59,7 @@ class Choice:
 def main() -> None:
     options = _options()
     cfg = _config(options, [])
-    voice, test = _voice(cfg), _test(cfg)
+    voice, test = load_voice(cfg), _test(cfg)
     requests = [Request(row.id, row.text or "", voice.front_end.known_speaker(row.speaker), row.language or ANYONE) for row in test]
     ways = [Way(PLAIN, Nobody(), Exact()), *_ways(options, voice)]
     found = _said(ways, requests, _speaker(cfg, voice), options.rounds)
@@ -110,11 +110,15 @@ def _ways(options: argparse.Namespace, voice: Voice) -> list[Way]:
     ways = []
     for drafting in options.drafting:
         for acceptance in options.acceptance:
-            chosen = [*Choice("drafting", drafting).overrides, *_checkpoint(drafting, options), *Choice("acceptance", acceptance).overrides]
+            chosen = [
+                *Choice("drafting", drafting).overrides,
+                *_checkpoint(drafting, options),
+                *Choice("acceptance", acceptance).overrides,
+            ]
             cfg = _config(options, chosen)
             if cfg.choices.drafting == "none":
                 raise SystemExit("--drafting none is the plain engine, which is always there; name who speaks ahead")
-            ways.append(Way(f"{drafting}, {acceptance}", _drafting(cfg, voice), _rule(cfg, voice)))
+            ways.append(Way(f"{drafting}, {acceptance}", load_drafting(cfg, voice), load_rule(cfg, voice)))
     return ways
 
 

@@ -22,7 +22,7 @@ from audiotok.data.aligned import Line, boundaries, expand
 from audiotok.evaluation.visits import visits, walked
 from audiotok.models.text import Text
 from audiotok.models.valle_r import ValleR
-from audiotok.stages.synthesize import _chosen, _rule, _voice
+from audiotok.stages.voices import chosen, load_rule, load_voice
 from audiotok.synthesis.drafting import Nobody
 from audiotok.synthesis.scripts import Manner, Timed
 from audiotok.synthesis.speech import sentences, speak
@@ -33,7 +33,7 @@ from audiotok.synthesis.watching import Watched
 def main() -> None:
     options = _options()
     cfg = cli.load(options.recipe, [f"synthesize.language={options.language}", *options.overrides])
-    voice = _voice(cfg)
+    voice = load_voice(cfg)
     requests = _requests(options.texts, voice, cfg)
     if isinstance(voice.model, Timed):
         paths, failed = _told(requests, voice, cfg.synthesize.batch_size)
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
 
 def _requests(path: Path, voice: Voice, cfg: DictConfig) -> list[Request]:
     """Sentence by sentence, with the ids that `synthesize` gives them: the same random numbers."""
-    speaker = _chosen(cfg.synthesize.speaker, voice.front_end.speakers, "speaker")
+    speaker = chosen(cfg.synthesize.speaker, voice.front_end.speakers, "speaker")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [
         Request(f"{i:05d}/{n}", text, speaker, cfg.synthesize.language)
@@ -102,7 +102,7 @@ def _pointed(requests: Sequence[Request], voice: Voice, cfg: DictConfig) -> tupl
     manner = Manner(
         cfg.synthesize.max_seconds, sampler.temperature, cfg.synthesize.guidance, cfg.synthesize.batch_size, distributed.device(cfg.device)
     )
-    said = list(speak(requests, voice, sampler=sampler, seed=cfg.seed, manner=manner, drafting=watched, rule=_rule(cfg, voice)))
+    said = list(speak(requests, voice, sampler=sampler, seed=cfg.seed, manner=manner, drafting=watched, rule=load_rule(cfg, voice)))
     failed = {one.request.id: one.reason for one in said if isinstance(one, Failed)}
     return list(_walks(known, watched, failed.keys())), list(failed.values())
 

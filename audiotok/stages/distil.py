@@ -25,8 +25,8 @@ from audiotok.models.distillation import Distilled
 from audiotok.models.lesson import sayer
 from audiotok.nn.ranked import frequencies
 from audiotok.stages import paths
-from audiotok.stages.synthesize import _refuse_other_settings
 from audiotok.stages.train import Material, fixed_batches
+from audiotok.stages.voices import refuse_other_settings
 from audiotok.training import checkpoint
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "drafter", "distil", "train")
@@ -44,8 +44,8 @@ def run(cfg: DictConfig) -> None:
         "alignments": files.fingerprint_of(paths.alignments(cfg), made_by=f"align {cfg.recipe}"),
         **paths.settings(cfg, "transform", "model", "drafter", "train", "seed"),
     }
-    _refuse_other_settings(target, cfg, tokenizer.spec)
-    folder = Path(cfg.exp_dir) / "drafters" / cfg.choices.drafter
+    refuse_other_settings(target, cfg, tokenizer.spec)
+    folder = paths.drafter(cfg)
     distil = functools.partial(_distil, cfg, target, tokens, console, tokenizer=tokenizer)
     reference = folder.with_name(f"{folder.name}_reference") if cfg.distil.selected < 1 else None
     if reference is not None:

@@ -7,6 +7,7 @@
     exp/reduced/NAME-FP/TOKENIZER-FP/TRANSFORM-FP/   a token store per split, transformed
     exp/alignments/NAME-FP/FP/            phonemes and their durations
     exp/RECIPE/train/                     step_00001000/ ...
+    exp/RECIPE/drafters/DRAFTER/          step_00001000/ ...
     exp/RECIPE/codec/                     a codec: config.json, model.safetensors and step_00001000/ ...
     exp/RECIPE/audio/SYSTEM/              wavs that a system made of the test set
     exp/RECIPE/evaluation/SYSTEM/         their scores
@@ -122,6 +123,10 @@ def alignments(cfg: DictConfig) -> Path:
 
 def train(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "train"
+
+
+def drafter(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "drafters" / cfg.choices.drafter
 
 
 def codec(cfg: DictConfig) -> Path:

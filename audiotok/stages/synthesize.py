@@ -12,9 +12,8 @@ Told by: sampling, drafting, acceptance and their keys, select (which test sente
 """
 
 import functools
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -29,17 +28,14 @@ from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor
 
 from audiotok import audio, distributed, files
-from audiotok.data.aligned import ANYONE, FrontEnd
-from audiotok.data.code_vectors import code_vectors
+from audiotok.data.aligned import ANYONE
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
-from audiotok.decoding.acceptance import Coarse, Rule
 from audiotok.evaluation.metric import JUDGE_RATE, NotApplicable
-from audiotok.nn.inference import quickened
 from audiotok.stages import paths
+from audiotok.stages.voices import checkpoint_folder, chosen, load_drafting, load_rule, load_voice, own_speakers, weights_file
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.carrying import carried
-from audiotok.synthesis.drafting import Drafting
 from audiotok.synthesis.live import Pieces, stream
 from audiotok.synthesis.openings import Lead
 from audiotok.synthesis.recordings import Bounds, opening, prosody
@@ -47,15 +43,10 @@ from audiotok.synthesis.scripts import Manner
 from audiotok.synthesis.speech import in_sentences, parts_of, speak
 from audiotok.synthesis.streaming import pcm16, wav_header
 from audiotok.synthesis.voice import Failed, Request, Spoken, Voice
-from audiotok.tokenizers import weights as shipped
-from audiotok.training import checkpoint
-from audiotok.transforms.base import Layout, as_layout
-from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "transform", "model", "sampling", "drafting", "acceptance", "select", "synthesize")
 OF_A_TEXT = ("speaker", "language", "prompt", "prompt_text", "prosody", "carry", "out")
 ALOUD = "-"
-SPEAKERS = "speakers.json"
 
 
 def run(cfg: DictConfig) -> None:
@@ -71,7 +62,7 @@ def run(cfg: DictConfig) -> None:
     def work(partial: Path) -> None:
         tokens = paths.tokens(cfg, instantiate(cfg.tokenizer).spec.fingerprint)
         rows = select_utterances(TokenStore(tokens / "test").descriptions(), **cfg.select)
-        voice = _voice(cfg)
+        voice = load_voice(cfg)
         requests = [Request(row.id, row.text or "", voice.front_end.known_speaker(row.speaker), row.language or ANYONE) for row in rows]
         _write(partial, _results(requests, voice, cfg, console), console, voice=voice)
 
@@ -87,7 +78,7 @@ def _made_by(cfg: DictConfig) -> str:
     """The fingerprint of the training run, or of the weights that were named."""
     if cfg.synthesize.checkpoint is None:
         return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    return files.file_digest(_weights(_checkpoint(cfg)))
+    return files.file_digest(weights_file(checkpoint_folder(cfg)))
 
 
 def _speak_text(cfg: DictConfig) -> None:
@@ -97,7 +88,7 @@ def _speak_text(cfg: DictConfig) -> None:
         raise ValueError(f"{cfg.synthesize.text} has {len(texts)} lines; set synthesize.out to a folder for them, not to {out}")
     if out != ALOUD and Path(out).exists() and not cfg.overwrite:
         raise ValueError(f"{out} exists; set synthesize.out to another path, or overwrite=true")
-    console, voice = Console(stderr=out == ALOUD), _voice(cfg)
+    console, voice = Console(stderr=out == ALOUD), load_voice(cfg)
     speaker, language = _who(cfg, voice)
     requests = [Request(f"{i:05d}", text, speaker, language) for i, text in enumerate(texts)]
     lead = _lead(requests, voice, cfg)
@@ -121,20 +112,11 @@ def _texts(cfg: DictConfig) -> list[str]:
 
 def _who(cfg: DictConfig, voice: Voice) -> tuple[str, str]:
     """(speaker, language): those asked for; else the only ones, the language's own speaker, and anyone where a recording says the voice."""
-    language = _chosen(cfg.synthesize.language, voice.front_end.languages, "language")
+    language = chosen(cfg.synthesize.language, voice.front_end.languages, "language")
     speaker = cfg.synthesize.speaker
     if speaker is None:
-        speaker = ANYONE if cfg.synthesize.prompt else _speakers(_checkpoint(cfg)).get(language)
-    return _chosen(speaker, voice.front_end.speakers, "speaker") if speaker != ANYONE else ANYONE, language
-
-
-def _chosen(name: str | None, known: tuple[str, ...], kind: str) -> str:
-    known = tuple(one for one in known if one != ANYONE) or known
-    if name is None and len(known) > 1:
-        raise ValueError(f"this model has {len(known)} {kind}s; set synthesize.{kind} to one of {', '.join(known[:20])}")
-    if name is not None and name not in known:
-        raise ValueError(f"no {kind} {name!r} in this model; there are: {', '.join(known[:20])}")
-    return known[0] if name is None else name
+        speaker = ANYONE if cfg.synthesize.prompt else own_speakers(checkpoint_folder(cfg)).get(language)
+    return chosen(speaker, voice.front_end.speakers, "speaker") if speaker != ANYONE else ANYONE, language
 
 
 def _lead(requests: list[Request], voice: Voice, cfg: DictConfig) -> Lead:
@@ -210,90 +192,6 @@ def _speak_aloud(requests: list[Request], lead: Lead, voice: Voice, cfg: DictCon
     console.print(f"{heard:.1f} s spoken in {perf_counter() - begun:.1f} s")
 
 
-def _voice(cfg: DictConfig) -> Voice:
-    """The averaged weights of a checkpoint in the recipe's model; nothing in the checkpoint names code."""
-    folder = _checkpoint(cfg)
-    front_end = FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
-    tokenizer, transform = instantiate(cfg.tokenizer), as_layout(instantiate(cfg.transform))
-    _refuse_other_settings(folder, cfg, tokenizer.spec)
-    model = _loaded(instantiate(cfg.model, _partial_=True), folder, front_end, transform, tokenizer, cfg)
-    return Voice(model, front_end, transform, tokenizer)
-
-
-def _checkpoint(cfg: DictConfig) -> Path:
-    """The folder of what speaks."""
-    if cfg.synthesize.checkpoint is not None:
-        return shipped.located(cfg.synthesize.checkpoint)
-    files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    folder = checkpoint.latest(paths.train(cfg))
-    if folder is None:
-        raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
-    return folder
-
-
-def _weights(folder: Path) -> Path:
-    """The averaged weights of a step_* folder, or those of a voice that was made of one (tools/ship_voice.py)."""
-    return folder / ("model.safetensors" if (folder / SPEAKERS).exists() else "ema.safetensors")
-
-
-def _speakers(folder: Path) -> dict[str, str]:
-    """Who speaks a language where nobody is named, as a voice says that was made to be shipped."""
-    return files.read_json(folder / SPEAKERS) if (folder / SPEAKERS).exists() else {}
-
-
-def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transform: Layout, tokenizer: Any, cfg: DictConfig) -> Any:
-    """A model with the averaged weights of a checkpoint, ready to speak."""
-    model = make(  # not by instantiate: OmegaConf would make a config of the spec
-        spec=transform.out_spec(tokenizer.spec),
-        num_phonemes=len(front_end.vocabulary),
-        num_speakers=len(front_end.speakers),
-        num_languages=len(front_end.languages),
-        vectors=functools.partial(code_vectors, tokenizer, transform),
-    )
-    if (weights := _weights(folder)).name == "ema.safetensors":
-        checkpoint.load_weights(weights, model)
-    else:
-        shipped.load(model, weights)
-    return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights)
-
-
-def _drafting(cfg: DictConfig, voice: Voice) -> Drafting:
-    """Who speaks ahead. Raises ValueError where that model was trained on other tokens, or with other texts."""
-
-    def make(model: Callable[..., Any], folder: Path) -> Any:
-        spec, front_end = voice.tokenizer.spec, FrontEnd.from_dict(files.read_json(folder / "front_end.json"))
-        trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
-        if trained_on.fingerprint != spec.fingerprint or front_end != voice.front_end:
-            raise ValueError(
-                f"{folder}: a drafter of other tokens or texts than the model's; train it with the same tokenizer, transform and data"
-            )
-        return _loaded(model, folder, front_end, voice.transform, voice.tokenizer, cfg)
-
-    drafting: Drafting = instantiate(cfg.drafting).prepare(make)
-    return drafting
-
-
-def _rule(cfg: DictConfig, voice: Voice) -> Rule:
-    """The rule of acceptance, with groups by the codes' vectors in the codec where it needs any."""
-    rule: Rule = instantiate(cfg.acceptance)
-    tokenizer: Any = voice.tokenizer
-    return rule.bind(code_vectors(tokenizer, voice.transform)) if isinstance(rule, Coarse) else rule
-
-
-def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:
-    """Codebooks of one shape may mean other things: a checkpoint speaks only through what it was trained with."""
-    trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
-    made, parts = files.read_json(folder / "config.json"), ("transform", "model")
-    then = {part: made[part] for part in parts} | {"tokens": trained_on.fingerprint[:8]}
-    differing = list(files.differences(then, paths.settings(cfg, *parts) | {"tokens": spec.fingerprint[:8]}))
-    if differing:
-        raise ValueError(
-            f"{folder} was trained with other settings ("
-            + "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
-            + "); give the same, tokenizer included"
-        )
-
-
 def _results(
     requests: list[Request], voice: Voice, cfg: DictConfig, console: Console, *, leads: Mapping[str, Lead] | None = None
 ) -> Iterator[Spoken | Failed]:
@@ -309,8 +207,8 @@ def _told(voice: Voice, cfg: DictConfig) -> dict[str, Any]:
         "sampler": sampler,
         "seed": cfg.seed,
         "manner": Manner(told.max_seconds, sampler.temperature, told.guidance, told.batch_size, device),
-        "drafting": _drafting(cfg, voice),
-        "rule": _rule(cfg, voice),
+        "drafting": load_drafting(cfg, voice),
+        "rule": load_rule(cfg, voice),
     }
 
 
