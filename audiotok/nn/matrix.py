@@ -111,7 +111,7 @@ def with_matrices(module: nn.Module, weights: Weights) -> nn.Module:
 def head(transformer: object, weight_VD: Tensor) -> Matrix:
     """The weight of a head, as small as the weights of the transformer before it; on a GPU no smaller than bf16.
 
-    There int8 is unpacked by the compiled step, which a head is no part of: alone it would be written and read again in bf16.
+    There int8 alone would be written and read again in bf16.
     """
     weights: Weights = getattr(transformer, "weights", "fp32")
     return Matrix(weight_VD, "bf16" if weights == "int8" and weight_VD.device.type == "cuda" else weights)
