@@ -32,7 +32,7 @@ _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
 ORDER = (
     "prepare", "fit", "tokenize", "reduce", "account", "align", "train", "distil", "groups", "synthesize",
-    "train_enhancer", "enhance", "decode", "evaluate", "report", "bench",
+    "mix", "train_enhancer", "enhance", "decode", "evaluate", "bands", "report", "bench",
 )  # fmt: skip
 EACH = {"bench": "tokenizer", "account": "transform"}  # what a stage goes through several choices of
 EXAMPLES = """\

@@ -96,7 +96,9 @@ def test_a_recording_that_cannot_be_read_stops_no_other(trained, recordings, tmp
 def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp_path):
     out = f"enhance.out={tmp_path / 'out'}"
     with pytest.raises(SystemExit, match=r"set enhance\.input=FOLDER enhance\.out=FOLDER"):
-        run(trained("mask"), out)
+        run(trained("mask"), f"enhance.input={recordings}")
+    with pytest.raises(SystemExit, match="run `audiotok mix prompts/tts`"):
+        run(trained("mask"), out, f"exp_root={tmp_path}")
     with pytest.raises(SystemExit, match="choose a folder outside it"):
         run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={recordings / 'out'}")
     with pytest.raises(SystemExit, match="holds no recording"):

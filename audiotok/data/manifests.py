@@ -89,7 +89,7 @@ def write_manifests(
     write_jsonl(folder / "rejected.jsonl", map(asdict, rejected))
     _refuse_too_many(folder, rejected, total=len(jobs), max_rejected=max_rejected)
     for split in filter(cuts.get, SPLITS):
-        _write_cuts(folder / f"cuts_{split}.jsonl.gz", cuts[split])
+        write_cuts(folder / f"cuts_{split}.jsonl.gz", cuts[split])
     write_json(folder / "summary.json", [summary(split, cuts[split], rejected) for split in SPLITS])
     return rejected
 
@@ -226,7 +226,7 @@ def _cut(utterance: Utterance, recording: Recording) -> MonoCut:
     )
 
 
-def _write_cuts(path: Path, cuts: Iterable[MonoCut]) -> None:
+def write_cuts(path: Path, cuts: Iterable[MonoCut]) -> None:
     """Lhotse's own format; without the time of day in the gzip header, so that the same cuts give the same bytes."""
     with (
         whole_file(path) as partial_path,

@@ -2,24 +2,40 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audiotok import files
-from audiotok.evaluation.metric import Column, Metric
+from audiotok.evaluation.metric import Column
 from audiotok.evaluation.statistics import bootstrap_interval
 
 SUMMARY = "summary.json"
 RESULTS = "results.json"
 
 
+class Scored(Protocol):
+    """What a summary says of a metric."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+
+    @property
+    def judge(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    columns: tuple[Column, ...]
+    judge: str
+
+
 def summarise(
-    table: pa.Table, metrics: Mapping[str, Metric], *, unspoken: Iterable[str] = (), resamplings: int, seed: int
+    table: pa.Table, metrics: Mapping[str, Scored], *, unspoken: Iterable[str] = (), resamplings: int, seed: int
 ) -> dict[str, Any]:
     """One system's results as a JSON-like value.
 
@@ -42,6 +58,18 @@ def summarise(
             if column.kind != "text"
         ],
     }
+
+
+def summarise_part(table: pa.Table, summary: Mapping[str, Any], *, resamplings: int, seed: int) -> dict[str, Any]:
+    """The summary of some of a system's rows, in the columns of the `summary` of all of them."""
+    known = [field.name for field in fields(Column)]
+    metrics = {
+        name: _Remembered(
+            tuple(Column(**{key: column[key] for key in known}) for column in summary["columns"] if column.get("metric") == name), judge
+        )
+        for name, judge in summary["judges"].items()
+    }
+    return summarise(table, metrics, resamplings=resamplings, seed=seed)
 
 
 def _reasons(column: pa.ChunkedArray) -> dict[str, int]:

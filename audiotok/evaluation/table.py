@@ -18,7 +18,7 @@ def results_table(summaries: Mapping[str, dict[str, Any]], *, title: str) -> Tab
         table.add_column(f"{name}\n{summary['utterances']} utterances{f', {unspoken} not spoken' if unspoken else ''}", justify="right")
     for name in column_names(summaries):
         cells = [cell(summary, name) for summary in summaries.values()]
-        table.add_row(_label(next(found for found in cells if found)), *map(_text, cells))
+        table.add_row(column_label(next(found for found in cells if found)), *map(_text, cells))
     return table
 
 
@@ -26,7 +26,7 @@ def markdown(summaries: Mapping[str, dict[str, Any]]) -> str:
     """The same as a Markdown table, a row a system, for a recipe's README."""
     names = column_names(summaries)
     cells = {system: [cell(summary, name) for name in names] for system, summary in summaries.items()}
-    heads = [_label(next(column for row in cells.values() if (column := row[i]))) for i in range(len(names))]
+    heads = [column_label(next(column for row in cells.values() if (column := row[i]))) for i in range(len(names))]
     lines = [f"| | utterances | {' | '.join(heads)} |", f"|---|{'---:|' * (len(names) + 1)}"]
     for system, row in cells.items():
         values = " | ".join(_text(column).replace("\n", "<br>") for column in row)
@@ -34,7 +34,8 @@ def markdown(summaries: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _label(column: Mapping[str, Any]) -> str:
+def column_label(column: Mapping[str, Any]) -> str:
+    """A column's name with its unit and an arrow to the better side."""
     arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[column["better"]]
     unit = f" ({column['unit']})" if column["unit"] else ""
     return f"{column['label']}{unit}{arrow}"

@@ -1,7 +1,7 @@
 """Checkpoint, noisy recordings -> clean ones.
 
 Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another), and the recordings in enhance.input, a folder, of any
-rate and length.
+rate and length; where none is given, the noisy recordings of mix.
 Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
 others as .flac). What is there already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that
 cannot be read stops no other; its reason is said at the end.
@@ -10,6 +10,7 @@ enhance, seed, device, overwrite.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import distributed, files
+from audiotok.data.resynthesis import UTTERANCES
 from audiotok.stages import paths
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
@@ -30,16 +32,27 @@ SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
 
 def run(cfg: DictConfig) -> None:
     console = Console()
-    if not (cfg.enhance.input and cfg.enhance.out):
-        raise ValueError("enhance wants a folder of recordings and one to write: set enhance.input=FOLDER enhance.out=FOLDER")
-    pairs = plan(Path(cfg.enhance.input), Path(cfg.enhance.out))
+    source, out = _folders(cfg)
+    pairs = plan(source, out)
     wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
     if len(wanted) < len(pairs):
         console.print(f"{len(pairs) - len(wanted)} of {len(pairs)} recordings are there already and are kept")
     failed = _enhance(cfg, _enhancer(cfg), wanted, console) if wanted else []
     if failed:
         raise ValueError(f"{len(failed)} of {len(wanted)} recordings were not enhanced: {'; '.join(failed)}")
-    console.print(f"{cfg.enhance.out} is written", soft_wrap=True)
+    if (source / UTTERANCES).exists():  # of the fixed mixes: with their list the enhanced ones are a system that evaluate finds
+        shutil.copy(source / UTTERANCES, out / UTTERANCES)
+    console.print(f"{out} is written", soft_wrap=True)
+
+
+def _folders(cfg: DictConfig) -> tuple[Path, Path]:
+    """(what is read, what is written)."""
+    if not cfg.enhance.out:
+        raise ValueError("enhance wants a folder to write, and one to read if not the mixes: set enhance.input=FOLDER enhance.out=FOLDER")
+    if cfg.enhance.input:
+        return Path(cfg.enhance.input), Path(cfg.enhance.out)
+    paths.mixes_fingerprint(cfg)  # raises ValueError where there are none
+    return paths.mixes(cfg) / "noisy", Path(cfg.enhance.out)
 
 
 def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:

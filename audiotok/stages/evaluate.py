@@ -1,12 +1,13 @@
 """Audio -> scores of every utterance, and results.json.
 
 Reads: every folder in EXP_DIR/audio (what synthesize and decode write, or any other with an utterances.jsonl with id, path, text,
-speaker and language), and from EXP_ROOT/data/NAME-FP/ the recordings of the same utterances, scored beside the systems as recordings.
+speaker and language), and from EXP_ROOT/data/NAME-FP/ the recordings of the same utterances, scored beside the systems as recordings; where
+evaluate.mixes=true these are the clean recordings in EXP_ROOT/mixes/NAME-FP/.
 Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an utterance) and summary.json (means with bootstrap 95 %
 intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them and with what
 decode says of their costs (bits, parameters, time). A killed run goes on where it stopped, and only what is new is scored.
-Told by: metrics (speech, resynthesis, codec) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap, evaluate.workers (each
-of the processes needs about 1.4 GB), seed; data and prepare as for prepare.
+Told by: metrics (speech, resynthesis, codec, enhancement) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap,
+evaluate.mixes, evaluate.workers (each of the processes needs about 1.4 GB), seed; data and prepare as for prepare.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,9 +35,9 @@ def run(cfg: DictConfig) -> None:
     systems = sources.systems(paths.audio(cfg))
     ids = {name: list(system.rows) for name, system in systems.items()}
     ids = {sources.RECORDINGS: list(dict.fromkeys(id for system_ids in ids.values() for id in system_ids)), **ids}
-    manifests = paths.manifests_fingerprint(cfg)
+    manifests = paths.test_set_fingerprint(cfg)
     metrics = cache(lambda: instantiate(cfg.metrics, _convert_="all"))
-    recordings = cache(lambda: sources.Recordings(load_cuts(paths.manifests(cfg), "test")))
+    recordings = cache(lambda: sources.Recordings(load_cuts(paths.test_set(cfg), "test")))
     with _workers(cfg) as workers:
         for name in ids:
             audio = systems[name].fingerprint() if name in systems else None
@@ -57,7 +58,7 @@ def run(cfg: DictConfig) -> None:
 def _settings(cfg: DictConfig) -> dict:
     """What the scores depend on: not on the number of threads and processes."""
     settings = paths.settings(cfg, "evaluate", "seed", "metrics")
-    del settings["evaluate"]["workers"]
+    del settings["evaluate"]["workers"], settings["evaluate"]["mixes"]  # of the second, the fingerprint of the test set tells
     settings["metrics"] = {
         metric: {key: value for key, value in told.items() if key != "threads"} for metric, told in settings["metrics"].items()
     }
@@ -73,7 +74,7 @@ def _workers(cfg: DictConfig) -> AbstractContextManager[Workers | None]:
     if num == 1:
         return nullcontext()
     make = partial(instantiate, OmegaConf.to_container(cfg.metrics, resolve=True), _convert_="all")
-    return Workers(partial(scoring.scorer, make, paths.manifests(cfg)), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)
+    return Workers(partial(scoring.scorer, make, paths.test_set(cfg)), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)
 
 
 def _score(

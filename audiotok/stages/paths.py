@@ -6,6 +6,7 @@
     exp/transforms/TRANSFORM-FP/          a fitted transform
     exp/reduced/NAME-FP/TOKENIZER-FP/TRANSFORM-FP/   a token store per split, transformed
     exp/alignments/NAME-FP/FP/            phonemes and their durations
+    exp/mixes/NAME-FP/                    speech in noise, the same for all
     exp/RECIPE/train/                     step_00001000/ ...
     exp/RECIPE/drafters/DRAFTER/          step_00001000/ ...
     exp/RECIPE/codec/                     a codec: config.json, model.safetensors and step_00001000/ ...
@@ -13,6 +14,7 @@
     exp/RECIPE/evaluation/SYSTEM/         their scores
     exp/RECIPE/account/TOKENIZER/TRANSFORM/   what shorter codes cost and lose
     exp/RECIPE/account_report/            account.html
+    exp/RECIPE/bands/                     scores by signal-to-noise ratio
     exp/RECIPE/report/                    report.html
 
 FP is the first eight digits of the fingerprint of the settings, so that two choices never share a folder.
@@ -121,6 +123,29 @@ def alignments(cfg: DictConfig) -> Path:
     return Path(cfg.exp_root) / "alignments" / data_key(cfg) / _short(settings(cfg, "align"))
 
 
+def mix_settings(cfg: DictConfig) -> dict:
+    """What fixed mixes depend on, besides the corpus."""
+    noise = settings(cfg, "noise")["noise"]
+    return settings(cfg, "mix", "seed") | {"noise": {key: noise[key] for key in ("datasets", "left_out")}}
+
+
+def mixes(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_root) / "mixes" / f"{cfg.data.name}-{_short(data_settings(cfg) | mix_settings(cfg))}"
+
+
+def mixes_fingerprint(cfg: DictConfig) -> str:
+    return files.fingerprint_of(mixes(cfg), made_by=f"mix {cfg.recipe}")
+
+
+def test_set(cfg: DictConfig) -> Path:
+    """The folder whose test split's cuts are the recordings that systems are held against."""
+    return mixes(cfg) if cfg.evaluate.mixes else manifests(cfg)
+
+
+def test_set_fingerprint(cfg: DictConfig) -> str:
+    return mixes_fingerprint(cfg) if cfg.evaluate.mixes else manifests_fingerprint(cfg)
+
+
 def train(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "train"
 
@@ -143,6 +168,10 @@ def evaluation(cfg: DictConfig) -> Path:
 
 def account(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "account"
+
+
+def bands(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "bands"
 
 
 def groups(cfg: DictConfig) -> Path:

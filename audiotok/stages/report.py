@@ -118,7 +118,7 @@ def _examples(cfg: DictConfig, summaries: Mapping[str, dict[str, Any]]) -> Itera
     """The first sentences of the test set, each by everyone who spoke it."""
     scores = {name: pq.read_table(paths.evaluation(cfg) / name / scoring.SCORES).to_pylist() for name in summaries}
     rows = {name: {row["id"]: row for row in system_rows} for name, system_rows in scores.items()}
-    systems, recordings = sources.systems(paths.audio(cfg)), sources.Recordings(load_cuts(paths.manifests(cfg), "test"))
+    systems, recordings = sources.systems(paths.audio(cfg)), sources.Recordings(load_cuts(paths.test_set(cfg), "test"))
     if gone := summaries.keys() - systems.keys() - {sources.RECORDINGS}:
         raise ValueError(f"{paths.audio(cfg) / min(gone)} is scored but not there any more; run `audiotok evaluate {cfg.recipe}` again")
     stores = _stores(cfg, systems)

@@ -1,0 +1,144 @@
+"""Fixed mixes: speech of people whom no model has heard, in noise that none has heard, at each of several ratios.
+
+clean/ID.flac  noisy/ID.flac    aligned to the sample, 16 bits; ID is the utterance's with the ratio: 1688-142285-0000_-5dB
+noisy/utterances.jsonl          id, path, text, speaker and language as of any system's audio, and snr (dB) and noise
+cuts_test.jsonl.gz              the clean recordings as Lhotse cuts, as `prepare` writes a corpus; snr and noise in `custom`
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+from torch import Tensor
+
+from audiotok import audio, files
+from audiotok.data.acoustics import colored_noise, mixed, repeated
+from audiotok.data.manifests import file_name, write_cuts
+from audiotok.data.noisy import BABBLE, KINDS, RECORDED
+from audiotok.data.resynthesis import UTTERANCES
+from audiotok.data.tokenization import read_cut
+
+
+@dataclass(frozen=True)
+class Mix:
+    """An utterance in noise and alone, aligned to the sample; `snr` in dB, `noise` by kind and name."""
+
+    id: str
+    noisy_T: Tensor
+    clean_T: Tensor
+    snr: float
+    noise: str
+    about: SupervisionSegment
+
+
+class Mixer:
+    """Mixes of utterances, each a pure function of the seed, the utterance's id and the ratio.
+
+    `kinds` are shares as `NoisyCrops` has them: recorded is one of the `noises` from a random place on, babble `num_voices` of the
+    `voices` at once that another person speaks. Raises ValueError for an unknown kind, and for one that there is no sound for.
+    """
+
+    def __init__(
+        self,
+        noises: Sequence[MonoCut],
+        voices: Sequence[MonoCut],
+        *,
+        sample_rate: int,
+        kinds: Mapping[str, float],
+        num_voices: int,
+        seed: int,
+    ) -> None:
+        if unknown := set(kinds) - set(KINDS):
+            raise ValueError(f"mix.kinds: {', '.join(sorted(unknown))} is unknown; known are {', '.join(KINDS)}")
+        if kinds.get(RECORDED) and not noises:
+            raise ValueError(
+                "mix.kinds wants recorded noise, and every recording of noise is in the training split; set mix.kinds.recorded=0"
+            )
+        if kinds.get(BABBLE) and len({_speaker(cut) for cut in voices}) < 2:
+            raise ValueError("mix.kinds wants babble, and fewer than two people speak in the test split; set mix.kinds.babble=0")
+        self.noises, self.voices, self.sample_rate = list(noises), list(voices), sample_rate
+        self.num_voices, self.seed = num_voices, seed
+        self._kinds, weights = list(kinds), np.array(list(kinds.values()), dtype=np.float64)
+        self._shares = weights / weights.sum()
+
+    def mix(self, cut: MonoCut, snr: float) -> Mix:
+        """At `snr` dB of the speech where it speaks to the noise over all; what would leave full scale is turned down, both alike.
+
+        Raises ValueError where the speech or the noise is silent.
+        """
+        random = np.random.default_rng(int(files.fingerprint([self.seed, cut.id, snr])[:16], 16))
+        clean_T = read_cut(cut, self.sample_rate)
+        noise_T, name = self._noise(str(random.choice(self._kinds, p=self._shares)), cut, len(clean_T), random)
+        noisy_T = mixed(clean_T, noise_T, self.sample_rate, snr=snr)
+        loudest = max(1.0, float(noisy_T.abs().max()))
+        return Mix(f"{cut.id}_{snr:g}dB", noisy_T / loudest, clean_T / loudest, snr, name, cut.supervisions[0])
+
+    def _noise(self, kind: str, cut: MonoCut, samples: int, random: np.random.Generator) -> tuple[Tensor, str]:
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        if kind == RECORDED:
+            chosen = self.noises[int(random.integers(len(self.noises)))]
+            return repeated(read_cut(chosen, self.sample_rate), samples, generator=generator), f"{RECORDED}: {chosen.id}"
+        if kind == BABBLE:
+            others = [voice for voice in self.voices if _speaker(voice) != _speaker(cut)]
+            said = [others[index] for index in random.permutation(len(others))[: self.num_voices]]
+            parts = [repeated(_level(read_cut(voice, self.sample_rate)), samples, generator=generator) for voice in said]
+            return torch.stack(parts).sum(dim=0), f"{BABBLE}: {', '.join(sorted(voice.id for voice in said))}"
+        return colored_noise(kind, samples, self.sample_rate, generator=generator), kind  # type: ignore[arg-type]
+
+
+def _level(wav_T: Tensor) -> Tensor:
+    """At power 1, so that no voice of a babble drowns the others."""
+    return wav_T / wav_T.square().mean().sqrt().clamp(min=1e-4)
+
+
+def _speaker(cut: MonoCut) -> str:
+    return cut.supervisions[0].speaker or cut.id
+
+
+def unheard(test: Iterable[MonoCut], train: Iterable[MonoCut]) -> list[MonoCut]:
+    """What people say in the test split who say nothing in the training split. Raises ValueError where nobody is left."""
+    known = {_speaker(cut) for cut in train}
+    left = [cut for cut in test if _speaker(cut) not in known]
+    if not left:
+        raise ValueError("everyone who speaks in the test split speaks in the training split too, or nobody does; see mix.datasets")
+    return left
+
+
+def spread(cuts: Iterable[MonoCut], num: int, *, shortest: float, longest: float) -> list[MonoCut]:
+    """At most `num` cuts that last between so many seconds, by turns of each speaker, in the order of their ids."""
+    turns: dict[str, list[MonoCut]] = {}
+    for cut in sorted(cuts, key=lambda cut: cut.id):
+        if shortest <= cut.duration <= longest:
+            turns.setdefault(_speaker(cut), []).append(cut)
+    chosen = [cut for cut in chain.from_iterable(zip_longest(*turns.values())) if cut is not None]
+    if not chosen:
+        raise ValueError(f"no utterance lasts between {shortest:g} and {longest:g} s; set mix.seconds")
+    return chosen[:num]
+
+
+def write_mixes(folder: Path, mixes: Iterable[Mix], sample_rate: int, *, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Fill `folder` as the module says."""
+    rows, cuts = [], []
+    for mix in mixes:
+        name = f"{file_name(mix.id)}.flac"
+        for kind, wav_T in (("noisy", mix.noisy_T), ("clean", mix.clean_T)):
+            audio.write(folder / kind / name, wav_T, sample_rate)
+        said = {"text": mix.about.text, "speaker": mix.about.speaker, "language": mix.about.language}
+        rows.append({"id": mix.id, "path": name, **said, "snr": mix.snr, "noise": mix.noise})
+        cuts.append(_clean_cut(mix, f"clean/{name}", sample_rate))
+        progress(1)
+    files.write_jsonl(folder / "noisy" / UTTERANCES, rows)
+    write_cuts(folder / "cuts_test.jsonl.gz", cuts)
+
+
+def _clean_cut(mix: Mix, path: str, sample_rate: int) -> MonoCut:
+    samples, about = len(mix.clean_T), mix.about
+    seconds = samples / sample_rate
+    recording = Recording(mix.id, [AudioSource("file", [0], path)], sample_rate, samples, seconds)
+    segment = SupervisionSegment(mix.id, mix.id, 0.0, seconds, text=about.text, speaker=about.speaker, language=about.language)
+    custom = {"snr": mix.snr, "noise": mix.noise}
+    return MonoCut(mix.id, 0.0, seconds, 0, supervisions=[segment], recording=recording, custom=custom)

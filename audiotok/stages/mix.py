@@ -1,0 +1,95 @@
+"""Speech and noise that nobody has trained on -> fixed mixes, and the two systems between which enhancers lie.
+
+Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes): the test split's speech of people who do not speak in the training split, and the
+noise of every split but the training split.
+Writes: EXP_ROOT/mixes/NAME-FP/ with clean/ID.flac, noisy/ID.flac, noisy/utterances.jsonl (ratio and noise of each) and cuts_test.jsonl.gz,
+the test set where evaluate.mixes=true; EXP_DIR/audio/unprocessed/, the noisy recordings as a system that does nothing; and
+EXP_DIR/audio/ceiling/, the clean ones through the tokenizer and back: what is left where nothing but the codec is at fault.
+What another program made of noisy/ is scored as a system where it lies in EXP_DIR/audio/NAME/ under the same file names beside a copy of
+noisy/utterances.jsonl.
+Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, seed, device; data and prepare as for prepare.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lhotse import MonoCut
+from omegaconf import DictConfig
+from rich.progress import track
+from torch import Tensor
+
+from audiotok import audio, distributed, files
+from audiotok.data.manifests import load_cuts
+from audiotok.data.mixes import Mix, Mixer, spread, unheard, write_mixes
+from audiotok.data.resynthesis import UTTERANCES
+from audiotok.data.splits import SPLITS
+from audiotok.data.tokenization import read_cut
+from audiotok.stages import paths
+from audiotok.tokenizers.base import Decoder
+
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "noise", "mix")
+
+
+def run(cfg: DictConfig) -> None:
+    settings = {"manifests": paths.manifests_fingerprint(cfg)} | paths.mix_settings(cfg)
+    _build(cfg, paths.mixes(cfg), settings, lambda folder: write_mixes(folder, _mixes(cfg), cfg.mix.sample_rate))
+    made = {"mixes": paths.mixes_fingerprint(cfg)}
+    _build(cfg, paths.audio(cfg) / "unprocessed", made, lambda folder: _copy(paths.mixes(cfg) / "noisy", folder))
+    made |= paths.settings(cfg, "tokenizer")
+    _build(cfg, paths.audio(cfg) / "ceiling", made, lambda folder: _ceiling(cfg, folder))
+
+
+def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path], None]) -> None:
+    made = files.build(folder, settings, work, overwrite=cfg.overwrite)
+    print(f"{folder} is {'there already' if made == 'present' else 'written'}")
+
+
+def _mixes(cfg: DictConfig) -> Iterator[Mix]:
+    """Each chosen utterance at each ratio."""
+    told = paths.settings(cfg, "mix")["mix"]
+    cuts = {split: list(load_cuts(paths.manifests(cfg), split)) for split in SPLITS}
+    speech = unheard(*([cut for cut in cuts[split] if _is_speech(cfg, cut)] for split in ("test", "train")))
+    noises = [cut for split in SPLITS if split != "train" for cut in cuts[split] if _dataset(cut) in cfg.noise.datasets]
+    options = {key: told[key] for key in ("sample_rate", "kinds", "num_voices")}
+    mixer = Mixer(noises, speech, **options, seed=cfg.seed)
+    chosen = spread(speech, told["utterances"], **told["seconds"])
+    for cut in track(chosen, description="mixing", transient=True):
+        for snr in told["snrs"]:
+            yield mixer.mix(cut, snr)
+
+
+def _is_speech(cfg: DictConfig, cut: MonoCut) -> bool:
+    wanted = cfg.mix.datasets
+    return _dataset(cut) in wanted if wanted else _dataset(cut) not in (*cfg.noise.datasets, *cfg.noise.left_out)
+
+
+def _dataset(cut: MonoCut) -> str | None:
+    return (cut.custom or {}).get("dataset")
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        shutil.copy(path, folder / path.name)
+
+
+def _ceiling(cfg: DictConfig, folder: Path) -> None:
+    codec = instantiate(cfg.tokenizer)
+    if not isinstance(codec, Decoder):
+        raise ValueError(f"tokenizer={cfg.choices.tokenizer} has no way back to sound; choose one that has, such as tokenizer=codec")
+    device, rate = distributed.device(cfg.device), codec.spec.sample_rate
+    cuts = {cut.id: cut for cut in load_cuts(paths.mixes(cfg), "test")}
+    rows = list(files.read_jsonl(paths.mixes(cfg) / "noisy" / UTTERANCES))
+    for row in track(rows, description="resynthesising", transient=True):
+        audio.write(folder / row["path"], _there_and_back(codec, read_cut(cuts[row["id"]], rate).to(device)), rate)
+    files.write_jsonl(folder / UTTERANCES, rows)
+
+
+@torch.inference_mode()
+def _there_and_back(codec: Any, wav_T: Tensor) -> Tensor:
+    lengths_1 = torch.tensor([len(wav_T)], device=wav_T.device)
+    wav_1T, _ = codec.decode(*codec.encode(wav_T[None], lengths_1))
+    return wav_1T[0, : len(wav_T)].clamp(-1, 1).cpu()

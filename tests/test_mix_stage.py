@@ -1,0 +1,107 @@
+"""From a corpus to tables by signal-to-noise ratio: mix, enhance, evaluate and bands, with a judge that needs no weights."""
+
+import shutil
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+from small_codec import network
+from tiny import tiny_speech_folder
+
+from audiotok import audio, cli, files
+from audiotok.data.manifests import load_cuts
+from audiotok.stages import bands, enhance, evaluate, mix, paths, prepare, train_enhancer
+from audiotok.tokenizers.codec import save_network
+
+SMALL = ["enhancer=mask", *(f"enhancer.{setting}" for setting in ("width=32", "layers=1", "heads=2", "feed_forward=32"))]
+SMALL += ["crops.seconds=0.3", "crops.dev_batches=1", "train.steps=1", "train.precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, speech, wav_16k):
+    """Six utterances and two noises, one of them kept from training."""
+    folder = tiny_speech_folder(tmp_path_factory.mktemp("corpus"), speech, utterances=6)
+    columns, *rows = (line.split("\t") for line in (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines())
+    for row in rows:  # of the test split, and of it alone
+        if row[columns.index("split")] == "test":
+            row[columns.index("speaker")] = f"unheard {row[columns.index('path')]}"
+    for name, split in (("noise1", "train"), ("noise3", "dev")):
+        shutil.copy(speech / "noise" / f"{name}.flac", folder)
+        told = {"dataset": "noise", "path": f"{name}.flac", "label": "noise", "split": split}
+        rows.append([told.get(column, "") for column in columns])
+    (folder / "manifest.tsv").write_text("\n".join("\t".join(row) for row in (columns, *rows)) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, corpus, wav_16k):
+    """The settings of a small run whose mixes are made."""
+    folder = tmp_path_factory.mktemp("exp")
+    save_network(network(wav_16k), folder / "codec")
+    settings = [f"tokenizer.path={folder / 'codec'}", f"data.root={corpus}", f"exp_root={folder}", "prepare.workers=1", "mix.snrs=[-5,20]"]
+    settings += ["mix.seconds.shortest=0.5", "mix.num_voices=1", "evaluate.workers=1", "evaluate.bootstrap=20", *SMALL]
+    prepare.run(load(settings))
+    mix.run(load(settings))
+    return settings
+
+
+def load(settings, *more):
+    cfg = cli.load("speech/enhance", [*settings, *more])
+    judge = OmegaConf.to_container(cfg.metrics.si_sdr, resolve=True)
+    with open_dict(cfg):
+        cfg.metrics = OmegaConf.create({"si_sdr": judge})
+    return cfg
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_mixes_are_of_unheard_speakers_and_noises_at_every_ratio(told):
+    cfg = load(told)
+    cuts, rows = load_cuts(paths.mixes(cfg), "test"), list(files.read_jsonl(paths.mixes(cfg) / "noisy" / "utterances.jsonl"))
+    heard = {cut.supervisions[0].speaker for cut in load_cuts(paths.manifests(cfg), "train")}
+    assert len(rows) == 2 * 2 and {row["snr"] for row in rows} == {-5, 20}
+    assert not heard & {cut.supervisions[0].speaker for cut in cuts}
+    assert all(row["noise"].startswith("babble: ") or row["noise"] == "recorded: noise3" for row in rows)
+
+
+def test_mixes_made_again_are_the_same_bytes_and_are_not_made_again_unasked(told, capsys):
+    folder = paths.mixes(load(told))
+    before = contents(folder)
+    mix.run(load(told))
+    assert capsys.readouterr().out.count("there already") == 3
+    mix.run(load(told, "overwrite=true"))
+    assert contents(folder) == before
+
+
+def test_what_does_nothing_what_nothing_is_done_to_and_a_stranger_are_scored_by_band(told):
+    cfg = load(told)
+    audios, noisy = paths.audio(cfg), paths.mixes(cfg) / "noisy"
+    for path in noisy.glob("*.flac"):  # a peer that makes no difference but in level
+        wav_T, rate = audio.read(path)
+        audio.write(audios / "peer" / path.name, 0.5 * wav_T, rate)
+    shutil.copy(noisy / "utterances.jsonl", audios / "peer")
+    train_enhancer.run(cfg)
+    enhance.run(load(told, f"enhance.out={audios / 'mask'}"))
+    evaluate.run(cfg)
+    bands.run(cfg)
+    found = files.read_json(paths.bands(cfg) / "bands.json")
+    assert list(found) == ["-5", "20"] and set(found["-5"]) == {"unprocessed", "ceiling", "peer", "mask"}
+    value = {(snr, name): summary["columns"][0]["value"] for snr, band in found.items() for name, summary in band.items()}
+    for snr in ("-5", "20"):
+        # the ratio of `mix` counts where there is speech, SI-SDR everywhere: pauses cost some dB
+        assert -6 < value[snr, "unprocessed"] - float(snr) < 0.1
+        assert value[snr, "peer"] == pytest.approx(value[snr, "unprocessed"], abs=0.05)
+    assert value["-5", "ceiling"] == pytest.approx(value["20", "ceiling"], abs=1)  # nothing of it is noise
+    assert (paths.bands(cfg) / "bands.svg").exists() and "### 20 dB" in (paths.bands(cfg) / "bands.md").read_text()
+
+
+def test_what_has_not_been_made_is_named(told, tmp_path):
+    with pytest.raises(ValueError, match="run `audiotok mix speech/enhance`"):
+        evaluate.run(load(told, "mix.snrs=[5]", f"exp_dir={paths.audio(load(told)).parent}"))
+    with pytest.raises(ValueError, match="run `audiotok evaluate`"):
+        bands.run(load(told, f"exp_dir={tmp_path}"))
+    mute = load(told, f"exp_dir={tmp_path}")
+    mute.tokenizer = {"_target_": "builtins.object"}
+    with pytest.raises(ValueError, match="tokenizer=codec has no way back to sound; choose one that has"):
+        mix.run(mute)
