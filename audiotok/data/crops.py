@@ -1,9 +1,11 @@
 """Random pieces of a corpus's recordings, for models that learn from sound: every batch a pure function of (seed, step, rank)."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from audiotok import audio
 from audiotok.data.tokenization import read_cut
+
+B = TypeVar("B")
 
 
 @dataclass
@@ -51,12 +55,7 @@ class RandomCrops:
 
     def from_step(self, step: int, *, rank: int = 0) -> Iterator[Tensor]:
         """wav_BT of the steps from `step` on (counted from 0), the next being read while the caller works on one."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.batch, step, rank=rank)
-            while True:
-                step += 1
-                current, coming = coming.result(), pool.submit(self.batch, step, rank=rank)
-                yield current
+        return one_ahead(partial(self.batch, rank=rank), step)
 
     def batch(self, step: int, *, rank: int = 0) -> Tensor:
         """wav_BT of one step."""
@@ -88,6 +87,16 @@ class RandomCrops:
                 self._cache[cut.id] = pcm_T
                 self._cache_samples -= len(pcm_T)
         return pcm_T.float() / 32768
+
+
+def one_ahead(batch: Callable[[int], B], step: int) -> Iterator[B]:
+    """The batches of the steps from `step` on, the next being made while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batch, step)
+        while True:
+            step += 1
+            current, coming = coming.result(), pool.submit(batch, step)
+            yield current
 
 
 def _speaker(cut: MonoCut) -> str:

@@ -1,8 +1,8 @@
 """Noisy speech beside the clean speech in it: what enhancement learns from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from lhotse import MonoCut
 from torch import Tensor
 
 from audiotok.data.acoustics import SLOPES, colored_noise, mixed, repeated
-from audiotok.data.crops import RandomCrops
+from audiotok.data.crops import RandomCrops, one_ahead
 from audiotok.data.tokenization import read_cut
 
 RECORDED, BABBLE = "recorded", "babble"
@@ -53,12 +53,7 @@ class NoisyCrops:
 
     def from_step(self, step: int, *, rank: int = 0) -> Iterator[NoisyBatch]:
         """The batches from `step` on (counted from 0), the next being made while the caller works on one."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.batch, step, rank=rank)
-            while True:
-                step += 1
-                current, coming = coming.result(), pool.submit(self.batch, step, rank=rank)
-                yield current
+        return one_ahead(partial(self.batch, rank=rank), step)
 
     def batch(self, step: int, *, rank: int = 0) -> NoisyBatch:
         clean_BT = self.speech.batch(step, rank=rank)
