@@ -31,7 +31,7 @@ from audiotok.transforms.base import Layout
 from audiotok.transforms.patterns import Delay, Flatten, Parallel
 
 SIZES: dict[str, Any] = {"width": 32, "layers": 3, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1, "from_vectors": False}
-NEVER = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0}
+NEVER = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0, "unconditional": 0.1}
 PLAIN = Sampler(1.0, None, None, None, None, None, ">")
 GREEDY = replace(PLAIN, temperature=0)
 
@@ -39,7 +39,7 @@ GREEDY = replace(PLAIN, temperature=0)
 def model(kind: str, transform: Layout) -> Any:
     """Random weights whose laws are far from even."""
     torch.manual_seed(0)
-    make: Any = partial(ArTts, duration_weight=1.0) if kind == "told" else partial(CodeDecoder, unconditional=0.0)
+    make: Any = partial(ArTts, duration_weight=1.0) if kind == "told" else CodeDecoder
     made = make(transform.out_spec(SPEC), num_phonemes=9, num_speakers=1, num_languages=1, vectors=list, **SIZES, **NEVER)
     with torch.no_grad():
         for weight in (made.heads.own, *(each for each in made.transformer.parameters() if each.ndim == 2)):

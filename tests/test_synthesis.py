@@ -44,8 +44,8 @@ class Hold:
 
 
 SIZES = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
-EXACT_HISTORY = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0}
-DECODER = partial(CodeDecoder, from_vectors=False, unconditional=0.0, **SIZES, **EXACT_HISTORY)
+EXACT_HISTORY = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0, "unconditional": 0.0}
+DECODER = partial(CodeDecoder, from_vectors=False, **SIZES, **EXACT_HISTORY)
 MODELS = {
     "told": partial(ArTts, from_vectors=False, duration_weight=1.0, **SIZES, **EXACT_HISTORY),
     "plain": DECODER,
@@ -171,10 +171,12 @@ def test_the_pointer_says_every_phoneme_and_stops_and_a_plain_model_that_does_no
     assert isinstance(result, Failed) and result.reason.startswith("did not end within 1 s")
 
 
-def test_guidance_changes_what_a_model_says_that_can_do_without_its_text_and_is_refused_by_one_that_cannot():
-    speaker = voice(Parallel(), "plain")
+@pytest.mark.parametrize("kind", ["told", "plain"])
+def test_guidance_changes_what_a_model_says_that_can_do_without_its_text_and_is_refused_by_one_that_cannot(kind):
+    speaker = voice(Parallel(), kind)
+    with pytest.raises(ValueError, match="was never trained without its text"):
+        spoken(requests(), speaker, max_seconds=1.0, guidance=3.0)
+    speaker.model.unconditional = 0.1
     plain, one, three = (spoken(requests(), speaker, max_seconds=1.0, guidance=scale, sampler=GREEDY) for scale in (None, 1.0, 3.0))
     said = [[result.codes_KN.tolist() if isinstance(result, Spoken) else None for result in each] for each in (plain, one, three)]
     assert said[0] == said[1] != said[2]
-    with pytest.raises(ValueError, match="was never trained without its text"):
-        spoken(requests(), voice(Parallel()), guidance=3.0)

@@ -11,6 +11,7 @@ model predicts. Codebooks go in as a sum of embeddings and come out of one head 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from audiotok.models.exposure import drawn, share_of_own
 from audiotok.models.lesson import Lesson
-from audiotok.models.text import PLACES, Batch, Path, Text, TextEncoder
+from audiotok.models.text import PLACES, Batch, Path, Text, TextEncoder, withheld
 from audiotok.nn.branching import Branches, branched
 from audiotok.nn.ragged import follow, take
 from audiotok.nn.ranked import head
@@ -31,7 +32,8 @@ class ArTts(nn.Module):
     """See the module's docstring. `spec` is that of the transformed codes.
 
     With `from_vectors` a code goes in and comes out by its vector in the codec, which `vectors` tells (`code_vectors`), and by what is
-    learnt of it besides; without, by what is learnt alone.
+    learnt of it besides; without, by what is learnt alone. In training a share `unconditional` of utterances is told nothing of text,
+    speaker and path, so that the model can guide itself (`decoding.guidance`).
     """
 
     offsets_K: Tensor
@@ -56,12 +58,13 @@ class ArTts(nn.Module):
         blank_frames: float,
         own_history: float,
         anonymous: float,
+        unconditional: float,
         duration_weight: float,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.replace_codes, self.blank_frames, self.own_history = replace_codes, blank_frames, own_history
-        self.anonymous, self.duration_weight = anonymous, duration_weight
+        self.anonymous, self.unconditional, self.duration_weight = anonymous, unconditional, duration_weight
         self.text = TextEncoder(num_phonemes, width=width, layers=text_layers, dropout=dropout)
         self.speaker = nn.Embedding(num_speakers, width)
         self.language = nn.Embedding(num_languages, width)
@@ -90,6 +93,7 @@ class ArTts(nn.Module):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy per code plus the weighted error of log durations."""
+        batch = self.withhold(batch)
         text_BPD = self.encode_text(batch.text)
         path_BND = self.embed_path(text_BPD, batch.path)
         history_BKN = self.spoil(batch.codes_BKN)
@@ -101,6 +105,14 @@ class ArTts(nn.Module):
         codes = self.code_loss(hidden_BND, batch.codes_BKN)
         durations = self.duration_loss(text_BPD, batch)
         return codes + self.duration_weight * durations, {"codes": codes.detach(), "durations": durations.detach()}
+
+    def withhold(self, batch: Batch) -> Batch:
+        """The batch, in training with nothing told of a share `unconditional` of its utterances."""
+        if not self.training or not self.unconditional:
+            return batch
+        lengths_B = batch.text.lengths_B
+        text, path = withheld(batch.text, batch.path, torch.rand(lengths_B.shape, device=lengths_B.device) < self.unconditional)
+        return replace(batch, text=text, path=path)
 
     def hidden(self, text_BPD: Tensor, text_lengths_B: Tensor, path_BND: Tensor, codes_BKN: Tensor) -> Tensor:
         """Hidden states of all positions, each given the codes before it, [B, N, D]."""
@@ -122,9 +134,9 @@ class ArTts(nn.Module):
         return torch.stack(losses).sum() / (codes_BKN >= 0).sum().clamp_min(1)
 
     def duration_loss(self, text_BPD: Tensor, batch: Batch) -> Tensor:
-        inside_BP = torch.arange(text_BPD.shape[1], device=text_BPD.device) < batch.text.lengths_B[:, None]
+        inside_BP = batch.text.phonemes_BP > 0
         error_BP = F.smooth_l1_loss(self.log_durations(text_BPD), batch.durations_BP.log1p(), reduction="none")
-        return error_BP[inside_BP].mean()
+        return error_BP[inside_BP].sum() / inside_BP.sum().clamp_min(1)
 
     def encode_text(self, text: Text) -> Tensor:
         """Phonemes with their neighbours, speaker and language: [B, P, D]."""

@@ -65,9 +65,14 @@ class DepthDecoder(nn.Module):
     def codebook_sizes(self) -> tuple[int, ...]:
         return self.spec.codebook_sizes
 
+    @property
+    def unconditional(self) -> float:
+        return self.told.unconditional
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy per code plus the weighted error of log durations."""
         told, codes_BKN = self.told, rolled(batch.codes_BKN)
+        batch = told.withhold(batch)
         text_BPD = told.encode_text(batch.text)
         path_BND = told.embed_path(text_BPD, by_frame(batch.path, self.spec.num_codebooks))
         history_BKN = told.spoil(codes_BKN)

@@ -56,6 +56,14 @@ class Path:
         return Path(self.phoneme_BN.to(device), self.since_BN.to(device), self.until_BN.to(device))
 
 
+def withheld(text: Text, path: Path, rows_B: Tensor) -> tuple[Text, Path]:
+    """The text and path of which the rows that bool `rows_B` names tell nothing: one phoneme of 0, which no text has, by nobody."""
+    told = {field.name: getattr(text, field.name) for field in fields(text)}
+    told = {name: ids.masked_fill(rows_B if ids.ndim == 1 else rows_B[:, None], 0) for name, ids in told.items()}
+    told["lengths_B"] = text.lengths_B.masked_fill(rows_B, 1)
+    return Text(**told), Path(*(ids_BN.masked_fill(rows_B[:, None], 0) for ids_BN in (path.phoneme_BN, path.since_BN, path.until_BN)))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Utterances with their codes [B, K, N] in the transform's layout (-1 past the end and where the layout has a hole)."""
@@ -64,6 +72,7 @@ class Batch:
     path: Path
     codes_BKN: Tensor
     durations_BP: Tensor  # frames, fractional
+    texts: tuple[str | None, ...]  # as they were written
 
     @classmethod
     def of(cls, utterances: Sequence[AlignedUtterance]) -> "Batch":
@@ -74,10 +83,12 @@ class Batch:
             Path.of([utterance.path for utterance in utterances]),
             codes_BNK.transpose(1, 2),
             durations_BP,
+            tuple(utterance.text for utterance in utterances),
         )
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.text.to(device), self.path.to(device), self.codes_BKN.to(device), self.durations_BP.to(device))
+        tensors = self.text.to(device), self.path.to(device), self.codes_BKN.to(device), self.durations_BP.to(device)
+        return Batch(*tensors, self.texts)
 
 
 class TextEncoder(nn.Module):

@@ -68,6 +68,10 @@ class Valle(nn.Module):
         )
 
     @property
+    def unconditional(self) -> float:
+        return self.first.unconditional
+
+    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Of what is generated before the other codebooks are added."""
         return self.first.codebook_sizes

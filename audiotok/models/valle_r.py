@@ -77,6 +77,10 @@ class ValleR(nn.Module):
         nn.init.normal_(self.since.weight, std=0.1)
 
     @property
+    def unconditional(self) -> float:
+        return self.decoder.unconditional
+
+    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Of what is generated: the codes with their end, then the moves."""
         return (*self.decoder.codebook_sizes, STAY_OR_MOVE)

@@ -18,7 +18,7 @@ from audiotok.decoding.guidance import Guided
 from audiotok.decoding.rows import Job
 from audiotok.decoding.step import NONE, Begin, Step
 from audiotok.decoding.tempered import Tempered
-from audiotok.models.text import Path, Text
+from audiotok.models.text import Path, Text, withheld
 from audiotok.synthesis.openings import (
     Lead,
     durations_along,
@@ -38,6 +38,9 @@ class Timed(Protocol):
 
     spec: TokenSpec
 
+    @property
+    def unconditional(self) -> float: ...  # share of the utterances that it learnt to speak without their text
+
     def predict_durations(self, text: Text) -> list[Tensor]: ...
 
     def begin(self, text: Text, path: Path, *, positions: int) -> Step: ...
@@ -48,6 +51,9 @@ class SelfEnding(Protocol):
     """A model that says where it ends: codebook 0 has one id more, the end."""
 
     spec: TokenSpec
+
+    @property
+    def unconditional(self) -> float: ...  # as above
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]: ...
@@ -122,6 +128,11 @@ def script(
 
     Raises ValueError where the model cannot be spoken so.
     """
+    if manner.guidance is not None and not model.unconditional:
+        raise ValueError(
+            f"{type(model).__name__} was never trained without its text: it cannot be guided; set synthesize.guidance=null, "
+            "or train it with model.unconditional=0.1"
+        )
     leads = [Lead()] * len(lines) if leads is None else leads
     if isinstance(model, Timed):
         return _timed(model, lines, seeds, leads, layout=layout, spec=spec, manner=manner)
@@ -131,8 +142,6 @@ def script(
 def _timed(
     model: Timed, lines: Sequence[Line], seeds: Sequence[int], leads: Sequence[Lead], *, layout: Layout, spec: TokenSpec, manner: Manner
 ) -> Script:
-    if manner.guidance is not None:
-        raise ValueError(f"{type(model).__name__} was never trained without its text: it cannot be guided; set synthesize.guidance=null")
     said = [joined(lead, line) for lead, line in zip(leads, lines, strict=True)]
     ends, refused = [], {}
     for i, foretold in enumerate(_durations(model, said, manner)):
@@ -145,8 +154,15 @@ def _timed(
 
     def begin(model: Timed, ahead: int) -> Begin:
         def of(indices: Sequence[int]) -> Step:
-            path = Path.of([laid_out(ends[chosen[i]], layout, spec) for i in indices])
-            return model.begin(text.rows(indices).to(manner.device), path.to(manner.device), positions=longest + ahead)
+            rows, path = text.rows(indices), Path.of([laid_out(ends[chosen[i]], layout, spec) for i in indices])
+
+            def told(text: Text, path: Path) -> Step:
+                return model.begin(text.to(manner.device), path.to(manner.device), positions=longest + ahead)
+
+            if manner.guidance is None:
+                return told(rows, path)
+            nothing = withheld(rows, path, torch.ones(len(indices), dtype=torch.bool))
+            return Guided(told(rows, path), told(*nothing), scale=manner.guidance)
 
         return of
 
@@ -204,7 +220,8 @@ def _self_ending(
             rows = text.rows(indices).to(manner.device)
             step: Any = model.begin(rows, positions=longest + ahead, conditional=True)
             if manner.guidance is not None:
-                step = Guided(step, model.begin(rows, positions=longest + ahead, conditional=False), scale=manner.guidance)
+                untold = model.begin(rows, positions=longest + ahead, conditional=False)
+                step = Guided(step, untold, scale=manner.guidance)
             return Limited(Tempered(step, temperatures), known, rows=len(indices))
 
         return of

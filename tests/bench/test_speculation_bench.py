@@ -35,8 +35,8 @@ pytest.importorskip("gruut", reason="needs the tts extra")
 TEXTS = ["Press one.", "Please enter your number.", "Goodbye, and thank you!"]
 SETTINGS = {"resamplings": 500, "seed": 3}
 SIZES = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1, "from_vectors": False}
-SPOILING = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0}
-DECODER = partial(CodeDecoder, unconditional=0.0, **SIZES, **SPOILING)
+SPOILING = {"replace_codes": 0.0, "blank_frames": 0.0, "own_history": 0.0, "anonymous": 0.0, "unconditional": 0.0}
+DECODER = partial(CodeDecoder, **SIZES, **SPOILING)
 MODELS = {
     "told": partial(ArTts, duration_weight=1.0, **SIZES, **SPOILING),
     "pointer": partial(ValleR, decoder=DECODER, phoneme_weight=1.0, move_weight=1.0),

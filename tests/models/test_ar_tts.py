@@ -9,7 +9,7 @@ import torch
 from audiotok.data.aligned import AlignedUtterance, Line, boundaries, expand, laid_out
 from audiotok.data.code_vectors import code_vectors
 from audiotok.models.ar_tts import ArTts
-from audiotok.models.text import Batch
+from audiotok.models.text import Batch, withheld
 from audiotok.transforms.patterns import CoarseFirst, Delay, Flatten, Parallel
 from audiotok.transforms.stack import Stack
 from audiotok.types import TokenSpec
@@ -32,7 +32,14 @@ class Vectors:
 def tiny(transform, **changes):
     torch.manual_seed(0)
     options = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0, "text_layers": 1}
-    options |= {"replace_codes": 0.2, "blank_frames": 0.2, "own_history": 0.5, "anonymous": 0.1, "duration_weight": 0.5} | changes
+    options |= {
+        "replace_codes": 0.2,
+        "blank_frames": 0.2,
+        "own_history": 0.5,
+        "anonymous": 0.1,
+        "unconditional": 0.0,
+        "duration_weight": 0.5,
+    } | changes
     vectors = partial(code_vectors, Vectors(), transform)
     return ArTts(
         transform.out_spec(SPEC), num_phonemes=9, num_speakers=2, num_languages=2, **({"vectors": vectors, "from_vectors": False} | options)
@@ -112,6 +119,35 @@ def test_history_is_spoiled_in_training_only():
     assert 0.02 < (spoiled_BKN != 1).float().mean() - blank < 0.4
     assert spoiled_BKN.max() < 7
     assert torch.equal(model.eval().spoil(codes_BKN), codes_BKN)
+
+
+def heard(model, text, path, codes_BKN):
+    text_BPD = model.encode_text(text)
+    return model.hidden(text_BPD, text.lengths_B, model.embed_path(text_BPD, path), codes_BKN)
+
+
+def test_a_row_whose_text_is_withheld_is_told_the_same_whatever_its_text():
+    model = tiny(Parallel(), unconditional=0.5).eval()
+    batches = [
+        Batch.of([utterance(seed, Parallel(), phonemes=5, frames=9), utterance(7, Parallel(), phonemes=3, frames=8)]) for seed in (1, 2)
+    ]
+    told = [withheld(batch.text, batch.path, torch.tensor([True, False])) for batch in batches]
+    for ours, theirs in zip((vars(part) for part in told[0]), (vars(part) for part in told[1])):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert model.withhold(batches[0]) is batches[0]  # outside training
+    untold, all_told = (heard(model, *pair, batches[0].codes_BKN) for pair in (told[0], (batches[0].text, batches[0].path)))
+    assert not torch.allclose(untold[0], all_told[0])
+    torch.testing.assert_close(untold[1, :8], all_told[1, :8])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_text_of_a_share_of_the_utterances_is_withheld_in_training(share):
+    torch.manual_seed(0)
+    model = tiny(Parallel(), unconditional=share).train()
+    batch = Batch.of([utterance(seed, Parallel(), phonemes=4, frames=6) for seed in range(200)])
+    untold_B = model.withhold(batch).text.phonemes_BP[:, 0] == 0
+    assert abs(untold_B.float().mean() - share) < 0.1
+    assert model.loss(batch)[0].isfinite()
 
 
 @pytest.mark.parametrize("transform", LAYOUTS, ids=lambda transform: type(transform).__name__)

@@ -28,7 +28,7 @@ from audiotok.transforms.patterns import Parallel
 from audiotok.transforms.unrolled import Unroll, rolled
 
 UNROLL = Unroll()
-SPOILED = {"replace_codes": 0.2, "blank_frames": 0.2, "own_history": 0.5, "anonymous": 0.1}
+SPOILED = {"replace_codes": 0.2, "blank_frames": 0.2, "own_history": 0.5, "anonymous": 0.1, "unconditional": 0.0}
 EXACT_HISTORY = dict.fromkeys(SPOILED, 0.0)
 DEPTH: dict[str, Any] = {"layers": 2, "heads": 2, "feed_forward": 48, "dropout": 0.0}
 
