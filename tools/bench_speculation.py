@@ -10,6 +10,7 @@ its settings. The scores are those of metrics=; their differences to the plain e
 """
 
 import argparse
+import copy
 import json
 import re
 import sys
@@ -38,7 +39,7 @@ from audiotok.evaluation.metric import Metric, Utterance
 from audiotok.stages import paths
 from audiotok.stages.voices import load_drafting, load_rule, load_voice
 from audiotok.store.reader import TokenStore
-from audiotok.synthesis.drafting import Nobody
+from audiotok.synthesis.drafting import Drafting, Nobody
 from audiotok.synthesis.scripts import Manner
 from audiotok.synthesis.voice import Request, Spoken, Voice
 
@@ -106,20 +107,24 @@ def _config(options: argparse.Namespace, chosen: Sequence[str]) -> DictConfig:
 
 
 def _ways(options: argparse.Namespace, voice: Voice) -> list[Way]:
-    """Each drafter under each rule. Each is read anew, since a drafter keeps its model."""
+    """Each drafter under each rule. A drafter's weights and a rule's groups are in memory once, whatever they meet."""
+    rules = {told: load_rule(_config(options, Choice("acceptance", told).overrides), voice) for told in options.acceptance}
     ways = []
-    for drafting in options.drafting:
-        for acceptance in options.acceptance:
-            chosen = [
-                *Choice("drafting", drafting).overrides,
-                *_checkpoint(drafting, options),
-                *Choice("acceptance", acceptance).overrides,
-            ]
-            cfg = _config(options, chosen)
-            if cfg.choices.drafting == "none":
-                raise SystemExit("--drafting none is the plain engine, which is always there; name who speaks ahead")
-            ways.append(Way(f"{drafting}, {acceptance}", load_drafting(cfg, voice), load_rule(cfg, voice)))
+    for told in options.drafting:
+        cfg = _config(options, [*Choice("drafting", told).overrides, *_checkpoint(told, options)])
+        if cfg.choices.drafting == "none":
+            raise SystemExit("--drafting none is the plain engine, which is always there; name who speaks ahead")
+        drafting = load_drafting(cfg, voice)
+        ways += [Way(f"{told}, {name}", _unlearnt(drafting), rule) for name, rule in rules.items()]
     return ways
+
+
+def _unlearnt(drafting: Drafting) -> Drafting:
+    """The same drafter, whose lengths learn for themselves."""
+    same = copy.copy(drafting)
+    if hasattr(same, "lengths"):
+        same.lengths = copy.deepcopy(same.lengths)
+    return same
 
 
 def _checkpoint(drafting: str, options: argparse.Namespace) -> list[str]:

@@ -48,12 +48,12 @@ def generate(
     session = Session(begin, state)
     while not state.finished:
         session.admit(state.admit())
-        if state.active_B.any():
+        if any(state.active):
             logits = session(state.inputs(state.positions_B, 1))
             chosen_BK = state.choose([logits_B1V[:, 0] for logits_B1V in logits])
             taken_B = state.commit(chosen_BK[..., None], torch.ones_like(state.positions_B))
             tell(listen, state, chosen_BK[..., None], taken_B)
-            if not state.active_B.all():
+            if not all(state.active):
                 session.rewind(state.positions_B.where(state.active_B, 0))  # a row that has ended hears on while the others speak
         for _, job, codes_KN in state.ended():
             yield Generated(job, codes_KN)

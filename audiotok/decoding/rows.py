@@ -1,10 +1,14 @@
 """Utterances that are spoken side by side: what each row has said so far, and what may stand at its next places.
 
 Rows are at places of their own. A row that has ended is taken by the next utterance that waits; nothing of a row depends on the others.
+
+All of it stays on the device, as asking one for a value waits for all that it has been given to do; which rows are active is known here
+too. To draw and let stand one position asks once, in `commit`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +62,8 @@ class Rows:
         self.positions_B = torch.zeros(count, dtype=torch.int64, device=device)
         self._max_positions_B = torch.zeros_like(self.positions_B)
         self.active_B = torch.zeros(count, dtype=torch.bool, device=device)
+        self.active = [False] * count  # the same, without a wait for the device
+        self._finite = torch.ones((), dtype=torch.bool, device=device)  # all logits that were chosen from
         self.uniforms = Uniforms([0] * count)
         self._forced = self._places(any(job.forced_KN is not None for job in jobs), NONE)
         self._first, self._last = (self._places(any(job.legal is not None for job in jobs), 0) for _ in range(2))
@@ -93,7 +99,7 @@ class Rows:
         self._codes_BKM[row] = NONE
         self._codes_BKM[row, :, self._window : self._window + length] = prompt_KN
         self.positions_B[row], self._max_positions_B[row] = length, job.max_positions
-        self.active_B[row] = length < job.max_positions
+        self.active_B[row] = self.active[row] = length < job.max_positions
         first_KN, last_KN = job.legal or (None, None)
         for places_BKN, known_KN, otherwise in (
             (self._forced, job.forced_KN, NONE),
@@ -124,12 +130,14 @@ class Rows:
         return codes_BKN if self._holes is None else codes_BKN.masked_fill(_gather(self._holes, place_BN).bool(), NONE)
 
     def choose(self, logits: Sequence[Tensor]) -> Tensor:
-        """codes_BK of the next position, drawn from logits_BV of each codebook."""
-        uniforms_2BK = self.uniforms.draw(len(self.codebook_sizes)).to(self.device)
+        """codes_BK of the next position, drawn from logits_BV of each codebook; whether those are finite, `commit` says."""
+        self._finite = self._finite & _finite(logits)
+        uniforms_2BK = _sent(self.uniforms.draw(len(self.codebook_sizes)), self.device)
         chosen_BK = torch.empty(uniforms_2BK.shape[1:], dtype=torch.int64, device=self.device)
         history_BKW = self._history(chosen_BK[..., None][..., :0])
         for group, logits_BGNV in self._possible([logits_BV[:, None] for logits_BV in logits], offset=0):
-            chosen_BK[:, group] = self.sampler.draw(logits_BGNV[:, :, 0], uniforms_2BK[..., group], history_BW=history_BKW[:, group])
+            numbers_2BG, history_BGW = uniforms_2BK[..., group.index_G], history_BKW[:, group.index_G]
+            chosen_BK[:, group.index_G] = self.sampler.draw(logits_BGNV[:, :, 0], numbers_2BG, history_BW=history_BGW)
         return chosen_BK
 
     def laws(self, logits: Sequence[Tensor], ahead_BKA: Tensor) -> list[Tensor]:
@@ -137,17 +145,21 @@ class Rows:
 
         They are those of the last N of the next A + 1 positions, and `ahead_BKA` the codes that are supposed to stand at the next A.
         """
+        _refuse_unless(bool(_finite(logits)))
         offset = ahead_BKA.shape[2] + 1 - logits[0].shape[1]
         history_BKNW = torch.stack([self._history(ahead_BKA[..., : offset + n]) for n in range(logits[0].shape[1])], dim=2)
         laws: list[Tensor] = [torch.empty(0)] * len(self.codebook_sizes)
         for group, logits_BGNV in self._possible(logits, offset=offset):
-            law_BGNV = self.sampler.distribution(logits_BGNV, history_BW=history_BKNW[:, group])
-            for k, law_BNV in zip(group.tolist(), law_BGNV.unbind(dim=1)):
+            law_BGNV = self.sampler.distribution(logits_BGNV, history_BW=history_BKNW[:, group.index_G])
+            for k, law_BNV in zip(group.codebooks, law_BGNV.unbind(dim=1)):
                 laws[k] = law_BNV
         return laws
 
     def commit(self, codes_BKN: Tensor, counts_B: Tensor) -> Tensor:
-        """Let each active row's first `counts_B` of the codes stand at its next positions; how many do, as its end may cut them short."""
+        """Let each active row's first `counts_B` of the codes stand at its next positions; how many do, as its end may cut them short.
+
+        Raises FloatingPointError where they were chosen from logits that are not finite.
+        """
         ends_BN = codes_BKN[:, 0] == self.end if self.end is not None else torch.zeros_like(codes_BKN[:, 0], dtype=torch.bool)
         before_end_B = torch.where(ends_BN.any(1), ends_BN.int().argmax(1), codes_BKN.shape[2])
         room_B = self._max_positions_B - self.positions_B
@@ -159,31 +171,33 @@ class Rows:
             self._codes_BKM[rows_B, :, index_B] = torch.where((n < taken_B)[:, None], codes_BKN[..., n], stands_BK)
         self.positions_B = self.positions_B + taken_B
         self.active_B = self.active_B & (before_end_B >= counts_B) & (self.positions_B < self._max_positions_B)
+        *self.active, finite = torch.cat([self.active_B, self._finite[None]]).tolist()  # the one wait of a step
+        _refuse_unless(finite)
         return taken_B
 
     def ended(self) -> Iterator[tuple[int, int, Tensor]]:
         """(row, job, codes_KN) of each row that has ended, which is free then."""
-        for row, active in enumerate(self.active_B.tolist()):
+        for row, active in enumerate(self.active):
             job = self.jobs_B[row]
             if job is not None and not active:
                 self.jobs_B[row] = None
                 yield row, job, self._codes_BKM[row, :, self._window : self._window + int(self.positions_B[row])].clone()
 
-    def _possible(self, logits: Sequence[Tensor], *, offset: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _possible(self, logits: Sequence[Tensor], *, offset: int) -> Iterator[tuple["_Group", Tensor]]:
         """(codebooks of one size, their logits [B, G, N, V]) from positions + offset on; what may not stand there is at -inf."""
-        _check_logits(logits, self.codebook_sizes)
+        _check_sizes(logits, self.codebook_sizes)
         place_BN = self._next(logits[0].shape[1]) + offset
         for group in self._groups:
-            logits_BGNV = torch.stack([logits[k] for k in group.tolist()], dim=1)
+            logits_BGNV = torch.stack([logits[k] for k in group.codebooks], dim=1)
             if self._first is not None and self._last is not None:
                 logits_BGNV = self._legal(logits_BGNV, group, _gather(self._first, place_BN), _gather(self._last, place_BN))
             if self._forced is not None:
-                logits_BGNV = _only(logits_BGNV, _gather(self._forced, place_BN)[:, group])
+                logits_BGNV = _only(logits_BGNV, _gather(self._forced, place_BN)[:, group.index_G])
             yield group, logits_BGNV
 
-    def _legal(self, logits_BGNV: Tensor, group: Tensor, first_BKN: Tensor, last_BKN: Tensor) -> Tensor:
-        kept_BGNV = within(logits_BGNV, first_BKN[:, group], last_BKN[:, group])
-        if self.end is not None and int(group[0]) == 0:
+    def _legal(self, logits_BGNV: Tensor, group: "_Group", first_BKN: Tensor, last_BKN: Tensor) -> Tensor:
+        kept_BGNV = within(logits_BGNV, first_BKN[:, group.index_G], last_BKN[:, group.index_G])
+        if self.end is not None and group.codebooks[0] == 0:
             kept_BGNV[:, 0, :, self.end] = logits_BGNV[:, 0, :, self.end]
         return kept_BGNV
 
@@ -210,12 +224,21 @@ def _only(logits_BGNV: Tensor, forced_BGN: Tensor) -> Tensor:
     return torch.where(forced_BGN[..., None] == NONE, logits_BGNV, certain_BGNV).masked_fill(other_BGNV, float("-inf"))
 
 
-def _groups(codebook_sizes: Sequence[int], *, device: torch.device | str) -> list[Tensor]:
-    """The indices of the codebooks of each size."""
-    return [
-        torch.tensor([k for k, other in enumerate(codebook_sizes) if other == size], device=device)
-        for size in dict.fromkeys(codebook_sizes)
-    ]
+def _sent(numbers: Tensor, device: torch.device | str) -> Tensor:
+    """The numbers on the device. From pinned memory they are copied in their turn, with no wait for what it still has to do."""
+    return numbers.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else numbers.to(device)
+
+
+class _Group(NamedTuple):
+    """The codebooks of one size, on the host and as an index on the device."""
+
+    codebooks: tuple[int, ...]
+    index_G: Tensor
+
+
+def _groups(codebook_sizes: Sequence[int], *, device: torch.device | str) -> list[_Group]:
+    found = [tuple(k for k, other in enumerate(codebook_sizes) if other == size) for size in dict.fromkeys(codebook_sizes)]
+    return [_Group(codebooks, torch.tensor(codebooks, device=device)) for codebooks in found]
 
 
 def _prompt(job: Job, *, end: int | None) -> Tensor:
@@ -239,10 +262,17 @@ def _check(job: Job, codebook_sizes: Sequence[int]) -> None:
             raise ValueError(f"a forced code lies outside its codebook; the codebooks' sizes are {list(codebook_sizes)}")
 
 
-def _check_logits(logits: Sequence[Tensor], codebook_sizes: Sequence[int]) -> None:
+def _check_sizes(logits: Sequence[Tensor], codebook_sizes: Sequence[int]) -> None:
     sizes = [logits_BNV.shape[-1] for logits_BNV in logits]
     if sizes != list(codebook_sizes):
         raise ValueError(f"the step gave logits for codebooks of {sizes}, the codebooks' sizes are {list(codebook_sizes)}")
-    # A maximum is NaN where any of its terms is.
-    if not torch.stack([logits_BNV.amax(-1) for logits_BNV in logits]).isfinite().all():
+
+
+def _finite(logits: Sequence[Tensor]) -> Tensor:
+    """Whether any code can be chosen at every place, on the device: a maximum is NaN where any of its terms is."""
+    return torch.stack([logits_BNV.amax(-1) for logits_BNV in logits]).isfinite().all()
+
+
+def _refuse_unless(finite: bool) -> None:
+    if not finite:
         raise FloatingPointError("the step's logits are not finite; the weights are damaged or the training diverged")

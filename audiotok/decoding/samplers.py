@@ -96,7 +96,7 @@ class Sampler:
         """Whether each code makes up too much of its history."""
         assert self.repetition_threshold is not None
         share_B = (history_BW == codes_B[..., None]).float().mean(-1)
-        return COMPARE[self.repetition_comparison](share_B, torch.tensor(self.repetition_threshold, device=share_B.device))
+        return COMPARE[self.repetition_comparison](share_B, self.repetition_threshold)
 
     def _repeated_of_all(self, history_BW: Tensor, *, size: int) -> Tensor:
         """The same of all codes, bool [B, V]: those of the history are asked, any other makes up none of it."""

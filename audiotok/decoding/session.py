@@ -18,7 +18,7 @@ class Session:
     def admit(self, rows: Sequence[int]) -> None:
         """Go on with the utterances that are new in these rows."""
         state = self._state
-        rows = [row for row in rows if state.active_B[row]]
+        rows = [row for row in rows if state.active[row]]
         if not rows:
             return
         if self._step is None:

@@ -88,10 +88,10 @@ def speculate(
         told |= {row: (int(state.positions_B[row]), []) for row in new}
         model.admit(new)
         drafting.admit(new)
-        if state.active_B.any():
+        if any(state.active):
             draft = drafting.propose()
             codes_BKN, counts_B = _verified(draft, model, state, rule)
-            accepted = [(row, count - 1) for row, count in enumerate(counts_B.tolist()) if state.active_B[row]]
+            accepted = [(row, count - 1) for row, count in enumerate(counts_B.tolist()) if state.active[row]]
             taken_B = state.commit(codes_BKN, counts_B)
             tell(listen, state, codes_BKN, taken_B)
             model.rewind(state.positions_B.where(state.active_B, 0))

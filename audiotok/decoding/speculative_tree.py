@@ -62,10 +62,10 @@ def speculate_tree(
         told |= {row: (int(state.positions_B[row]), []) for row in new}
         model.admit(new)
         drafting.admit(new)
-        if state.active_B.any():
+        if any(state.active):
             tree = drafting.propose()
             walked = _heard_and_walked(tree, model, state, verifier)
-            for row in state.active_B.nonzero().flatten().tolist():
+            for row in [row for row, active in enumerate(state.active) if active]:
                 told[row][1].append(Round(tree.parents_BG.shape[1], int(walked.counts_B[row]) - 1))
             first_B = state.positions_B.where(state.active_B, 0)
             taken_B = state.commit(walked.codes_BKD, walked.counts_B)

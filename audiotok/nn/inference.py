@@ -5,18 +5,21 @@
     hidden_BND = fast(hidden_BND, cache=cache)      # as the transformer's own call
 
 Few vectors (rows times positions, `FEW`) on a CPU go through native.cpp, compiled at first use. There a vector's result has the same bits
-whatever else is in the step, so a batch equals its rows one by one, and several positions at once equal one after the other. Prompts, other
-devices, and machines without a compiler go through the transformer's own code with the same weights.
+whatever else is in the step, so a batch equals its rows one by one, and several positions at once equal one after the other. On a GPU a
+step's launches are recorded once and replayed (`audiotok.nn.graphs`), compiled first where that is asked for (`audiotok.nn.fused`).
+Prompts, other devices, and machines without a compiler go through the transformer's own code with the same weights.
 """
 
 import copy
 import ctypes
+import warnings
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from audiotok.nn import native
+from audiotok.nn import fused, native
+from audiotok.nn.graphs import CudaCapture, Graphs, Way, plain
 from audiotok.nn.kv_cache import KVCache
 from audiotok.nn.matrix import FEW, Matrix, Weights, with_matrices
 from audiotok.nn.transformer import Block, Transformer, rotary
@@ -24,32 +27,38 @@ from audiotok.nn.transformer import Block, Transformer, rotary
 M = TypeVar("M", bound=nn.Module)
 
 
-def for_inference(transformer: Transformer, *, weights: Weights) -> "FastTransformer":
-    """The transformer as it speaks, on the device it is on; its large weights are copies (`matrix.in_large_pages`)."""
-    return FastTransformer(transformer, weights)
+def for_inference(transformer: Transformer, *, weights: Weights, compiled: bool = False) -> "FastTransformer":
+    """The transformer as it speaks, on the device it is on; its large weights are copies (`matrix.in_large_pages`).
+
+    `compiled` is for a GPU and a process that speaks for long: the first step waits for torch.compile, later ones are fewer kernels.
+    Without it a GPU writes int8 weights out in bf16 at each step, which moves more than bf16 weights do; elsewhere it changes nothing.
+    """
+    return FastTransformer(transformer, weights, compiled=compiled)
 
 
-def quickened(model: M, weights: Weights) -> M:
+def quickened(model: M, weights: Weights, *, compiled: bool = False) -> M:
     """The model with every transformer in it as it speaks; it shares everything else with the first, and cannot be trained."""
     twin = copy.copy(model)
     twin._modules = {}
     for name, child in model._modules.items():
         if isinstance(child, Transformer):
-            twin.__dict__[name] = for_inference(child, weights=weights)
+            twin.__dict__[name] = for_inference(child, weights=weights, compiled=compiled)
         else:
-            twin._modules[name] = None if child is None else quickened(child, weights)
+            twin._modules[name] = None if child is None else quickened(child, weights, compiled=compiled)
     return twin
 
 
 class FastTransformer:
-    """See the module's docstring; made by `for_inference`."""
+    """See the module's docstring; made by `for_inference`. `graphs` are None where each step is launched anew, as on a CPU."""
 
-    def __init__(self, transformer: Transformer, weights: Weights) -> None:
+    def __init__(self, transformer: Transformer, weights: Weights, *, compiled: bool) -> None:
         self.weights: Weights = weights
         self.module = cast(Transformer, with_matrices(transformer, weights).eval())
         for norm in (part for part in self.module.modules() if isinstance(part, nn.RMSNorm)):
             norm.weight = nn.Parameter(norm.weight.detach().float(), requires_grad=False)
         self.head_width = transformer.head_width
+        device = transformer.norm.weight.device
+        self.graphs = Graphs(CudaCapture(device), _ways(compiled)) if device.type == "cuda" else None
         self._cached_as = torch.float32 if weights == "fp32" else torch.bfloat16
         self._rotation: tuple[Tensor, Tensor] | None = None
         self._model = self._native_model()
@@ -70,20 +79,27 @@ class FastTransformer:
     def __call__(self, hidden_BND: Tensor, *, cache: KVCache, lengths_B: Tensor | None = None) -> Tensor:
         """As the transformer's call with a cache: hidden_BND, after which the cache is longer by `lengths_B` positions, or by N."""
         rows, num, _ = hidden_BND.shape
+        if self.graphs is not None and lengths_B is None:
+            self._check_shape(hidden_BND, cache)
+            return self.graphs(self.module, hidden_BND, cache=cache)
         library = native.library() if self._model is not None and rows * num <= FEW[self.weights] else None
         if library is None:
             return self.module(hidden_BND, cache=cache, lengths_B=lengths_B)
         self._check(hidden_BND, cache)
         out_BND = self._native_step(library, hidden_BND, cache)
-        cache.lengths_B += num if lengths_B is None else lengths_B
+        cache.grow(num, lengths_B=lengths_B)
         return out_BND
+
+    def _check_shape(self, hidden_BND: Tensor, cache: KVCache) -> None:
+        (layers, held, heads, _, width), rows = cache.keys.shape, len(hidden_BND)
+        wanted = len(self.module.blocks), rows, self.module.heads, self.head_width, self._cached_as, rows
+        if (got := (layers, held, heads, width, cache.keys.dtype, len(cache.lengths_B))) != wanted:
+            raise ValueError(f"the cache has layers, rows, heads, width, type and lengths {got}, {wanted} are wanted; make it by cache()")
 
     def _check(self, hidden_BND: Tensor, cache: KVCache) -> None:
         """What native.cpp takes for granted: it reads and writes where it is told to."""
-        (layers, _, heads, capacity, width), (rows, num, _) = cache.keys.shape, hidden_BND.shape
-        wanted = len(self.module.blocks), rows, self.module.heads, self.head_width, self._cached_as, rows
-        if (got := (layers, cache.keys.shape[1], heads, width, cache.keys.dtype, len(cache.lengths_B))) != wanted:
-            raise ValueError(f"the cache has layers, rows, heads, width, type and lengths {got}, {wanted} are wanted; make it by cache()")
+        self._check_shape(hidden_BND, cache)
+        num, capacity = hidden_BND.shape[1], cache.capacity
         shortest, longest = (int(length) for length in cache.lengths_B.aminmax())
         if shortest < 0 or longest + num > capacity:
             raise ValueError(f"{num} positions do not fit in a cache of {capacity} whose rows hold {shortest} to {longest}")
@@ -125,6 +141,13 @@ class FastTransformer:
             blocks=(native.Block * len(blocks))(*blocks),
             norm=native.address(module.norm.weight),
         )
+
+
+def _ways(compiled: bool) -> list[Way]:
+    """How a step may be recorded, the best first."""
+    if compiled and not fused.is_likely():
+        warnings.warn("no triton or no C compiler: steps on the GPU are not compiled, and slower", stacklevel=4)
+    return [fused.step, plain] if compiled and fused.is_likely() else [plain]
 
 
 def _native_block(block: Block) -> native.Block:

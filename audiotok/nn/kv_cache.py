@@ -1,7 +1,8 @@
 """Keys and values of the positions a decoder has seen, in memory of a fixed shape.
 
 Each row has its own length, so that prompts of different lengths share a batch, padded on the right. What stands past a row's length is
-never read: a query at position n sees positions 0 to n only, and position n is written before it is read.
+never read: a query at position n sees positions 0 to n only, and position n is written before it is read. Lengths are on the device, where
+a step counts them; a bound of them is here, so that a step need not wait to know how far it must read.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from torch import Tensor
 
 @dataclass
 class KVCache:
-    """Keys and values [layers, B, H, S, D] and the positions filled, per row. No shape changes from one step to the next."""
+    """Keys and values [layers, B, H, S, D] and the positions filled, per row. No shape changes from one step to the next.
+
+    No row holds more than `longest` positions. It is exact behind `rewind` and `replace`, and behind `grow` without lengths.
+    """
 
     keys: Tensor
     values: Tensor
     lengths_B: Tensor
+    longest: int = 0
 
     @classmethod
     def empty(
@@ -34,6 +39,26 @@ class KVCache:
     def capacity(self) -> int:
         """Positions per row."""
         return self.keys.shape[3]
+
+    def within(self, positions: int) -> "KVCache":
+        """The first positions of each row, in the same memory: a step that reads no further. It counts in the same `lengths_B`."""
+        return KVCache(self.keys[..., :positions, :], self.values[..., :positions, :], self.lengths_B, self.longest)
+
+    def room_for(self, num: int) -> int:
+        """How many positions the longest row holds after `num` more. Raises ValueError where they do not fit.
+
+        It asks the device only where the bound says that they do not.
+        """
+        if self.longest + num > self.capacity:
+            self.longest = int(self.lengths_B.max())
+        if self.longest + num > self.capacity:
+            raise ValueError(f"{num} positions do not fit in a cache of {self.capacity} whose rows hold up to {self.longest}")
+        return self.longest + num
+
+    def grow(self, num: int, *, lengths_B: Tensor | None = None) -> None:
+        """Count `num` more positions of each row, or of each its own number, `num` at most."""
+        self.lengths_B += num if lengths_B is None else lengths_B
+        self.longest += num
 
     def write(self, layer: int, keys_BHND: Tensor, values_BHND: Tensor, *, positions_BN: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of the layer, [B, H, S, D], after the new ones are put at each row's own positions."""
@@ -69,9 +94,12 @@ class KVCache:
 
     def rewind(self, lengths_B: Tensor) -> None:
         """Forget all but each row's first positions; what stood behind them is overwritten by what comes next."""
-        if ((lengths_B < 0) | (lengths_B > self.lengths_B)).any():
+        edges = lengths_B.amin(), lengths_B.amax(), (lengths_B - self.lengths_B).amax()
+        shortest, longest, beyond = torch.stack(edges).tolist()  # one wait for the device
+        if shortest < 0 or beyond > 0:
             raise ValueError(f"rows of {self.lengths_B.tolist()} positions cannot be rewound to {lengths_B.tolist()}")
         self.lengths_B.copy_(lengths_B)
+        self.longest = longest
 
     def replace(self, row: int, other: "KVCache") -> None:
         """Give a row the content of the only row of `other`, which may have fewer positions: a new utterance in a finished one's place."""
@@ -80,3 +108,4 @@ class KVCache:
         self.keys[:, row, :, : other.capacity] = other.keys[:, 0]
         self.values[:, row, :, : other.capacity] = other.values[:, 0]
         self.lengths_B[row] = other.lengths_B[0]
+        self.longest = int(self.lengths_B.max())

@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             hidden_BND = block(hidden_BND, rotation=rotation, layer=layer, cache=cache, positions_BN=positions_BN, mask=mask)
         if cache is not None:
-            cache.lengths_B += num_positions if lengths_B is None else lengths_B
+            cache.grow(num_positions, lengths_B=lengths_B)
         return self.norm(hidden_BND)
 
 

@@ -69,7 +69,7 @@ def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transfo
         checkpoint.load_weights(weights, model)
     else:
         shipped.load(model, weights)
-    return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights)
+    return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights, compiled=cfg.synthesize.compiled)
 
 
 def load_drafting(cfg: DictConfig, voice: Voice) -> Drafting:

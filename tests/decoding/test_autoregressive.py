@@ -1,9 +1,11 @@
 """The engine against a slow decode without cache, against scripted steps, and against its own result in other company."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
+import tape
 import torch
 from torch import Tensor, nn
 
@@ -142,6 +144,20 @@ def always(*logits: Sequence[float]) -> Begin:
             pass
 
     return lambda jobs: Always()
+
+
+@pytest.mark.parametrize("sampler", [GREEDY, RANDOM])
+def test_a_step_asks_the_device_once(sampler: Sampler) -> None:
+    def asked(num: int) -> Counter[str]:
+        forced, legal = torch.tensor([[1, 2], [-1, 4], [3, 3]]), (torch.zeros(3, 9).long(), torch.full((3, 9), 5))
+        jobs = [Job(row, num, forced, legal, torch.zeros(3, 9)) for row in range(2)]
+        with tape.Asking(refuse=False) as asking:
+            steps = always([0.0] * 6 + [-99.0], [0.0] * 5, [0.0] * 7)
+            for _ in generate(steps, jobs, rows=2, codebook_sizes=SIZES, sampler=sampler, end=6, device="cpu"):
+                pass
+        return Counter(asking.asked)
+
+    assert asked(8) - asked(7) == Counter({"tolist": 1}) and asked(7) <= asked(8)
 
 
 @torch.no_grad()

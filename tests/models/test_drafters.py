@@ -21,7 +21,7 @@ from audiotok.nn.ranked import LEFT_OUT, frequencies, head, most_frequent
 from audiotok.transforms.patterns import Delay, Parallel
 
 WIDTH = int(SIZES["width"])
-QUIET = {key: value for key, value in PLAIN.items() if key != "unconditional"} | {"duration_weight": 1.0}
+QUIET = PLAIN | {"duration_weight": 1.0}
 
 
 def told(transform: Any, *, seed: int = 0, **changes: Any) -> ArTts:
