@@ -83,6 +83,7 @@ class AlignedUtterance:
     durations_P: list[float]  # frames, fractional
     path: tuple[Tensor, Tensor, Tensor]  # for each position its phoneme, frames since its start, frames to its end: [N'] each
     codes_KN: Tensor  # -1 where the layout has a hole
+    text: str | None = None  # as it was written
 
 
 class AlignedCorpus(Sequence[AlignedUtterance]):
@@ -113,7 +114,7 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
         path = laid_out(boundaries(durations_P, utterance.num_frames), self.transform, self.store.spec)
         line = self.front_end.line(row["phonemes"], self.front_end.known_speaker(utterance.speaker), utterance.language or ANYONE)
         holes_KN = ~self.transform.legal(utterance.num_frames, self.store.spec)
-        return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.long().masked_fill(holes_KN, -1))
+        return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.long().masked_fill(holes_KN, -1), utterance.text)
 
     def _read(self, id: str) -> tuple[Utterance, Tensor]:
         """With its transformed codes; from memory the second time, as long as there is room.

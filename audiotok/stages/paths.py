@@ -14,6 +14,7 @@
     exp/RECIPE/evaluation/SYSTEM/         their scores
     exp/RECIPE/account/TOKENIZER/TRANSFORM/   what shorter codes cost and lose
     exp/RECIPE/account_report/            account.html
+    exp/RECIPE/recognised/                what a model wrote down of the test set, and its error rates
     exp/RECIPE/bands/                     scores by signal-to-noise ratio
     exp/RECIPE/report/                    report.html
 
@@ -172,6 +173,10 @@ def account(cfg: DictConfig) -> Path:
 
 def bands(cfg: DictConfig) -> Path:
     return Path(cfg.exp_dir) / "bands"
+
+
+def recognised(cfg: DictConfig) -> Path:
+    return Path(cfg.exp_dir) / "recognised"
 
 
 def groups(cfg: DictConfig) -> Path:
