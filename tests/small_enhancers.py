@@ -13,6 +13,7 @@ from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.models.enhancement.decoder_only import DecoderOnly
 from audiotok.models.enhancement.hearing import CausalEncoder
 from audiotok.models.enhancement.latents import LatentRegressor
+from audiotok.models.enhancement.lattice_transducer import LatticeTransducer
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.models.enhancement.transducer import Transducer
 from audiotok.synthesis.enhancing import Enhancer, Speaking
@@ -21,7 +22,7 @@ from audiotok.tokenizers.codec import Codec
 BLOCKS = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
 GREEDY = Sampler(0, None, None, None, None, None, ">")
 DRAWN = Sampler(0.8, 10, None, None, None, None, ">")
-KINDS = ("transducer", "decoder_only", "conformer", "latents", "mask")
+KINDS = ("transducer", "lattice", "decoder_only", "conformer", "latents", "mask")
 
 
 def codec(wav_T: Tensor) -> Codec:
@@ -37,11 +38,17 @@ def transducer(some: Codec, **changes: Any) -> Transducer:
     return Transducer(some, **{"encoder": encoder(), **BLOCKS, **own} | changes)
 
 
+def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
+    own = {"stride": 2, "band": 3.0, "delay": 1, "from_vectors": True, "joint": 16, "replace_codes": 0.05, "own_history": 0.3}
+    return LatticeTransducer(some, **{"encoder": encoder(look_ahead=1), **BLOCKS, **own} | changes)
+
+
 def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
     """A model with random weights; those of its heads are large, so that what is heard is told apart."""
     torch.manual_seed(seed)
     makers = {
         "transducer": lambda: transducer(some),
+        "lattice": lambda: lattice(some),
         "decoder_only": lambda: DecoderOnly(some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, **BLOCKS),
         "conformer": lambda: ConformerEnhancer(some, mel=mel(), kernel=7, **BLOCKS),
         "latents": lambda: LatentRegressor(some, encoder=encoder()),
@@ -52,7 +59,7 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
 
 def enhancer(kind: str, some: Codec, *, sampler: Sampler = GREEDY, beams: int | None = None) -> Enhancer:
     model = make(kind, some).eval()
-    return Speaking(model, sampler, beams, seed=3) if kind in ("transducer", "decoder_only") else model
+    return Speaking(model, sampler, beams, seed=3) if kind in ("transducer", "lattice", "decoder_only") else model
 
 
 def noisy_batch(wav_T: Tensor, *lengths: int) -> NoisyBatch:

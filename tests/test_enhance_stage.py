@@ -29,7 +29,7 @@ def trained(tmp_path_factory, wav_16k):
 
     def overrides(kind):
         small = [f"enhancer.{setting}" for setting in SMALL] if kind != "latents" else []
-        if kind in ("transducer", "latents"):
+        if kind in ("transducer", "transducer_lattice", "latents"):
             small += [f"enhancer.encoder.{setting}" for setting in SMALL]
         given = [f"enhancer={kind}", "tokenizer=codec", f"tokenizer.path={folder / 'codec'}", "sampling=greedy", f"exp_dir={folder / kind}"]
         cfg = cli.load("prompts/tts", [*given, *small])
@@ -69,7 +69,7 @@ def run(overrides, *more):
     cli.main(["enhance", "prompts/tts", *overrides, "device=cpu", "enhance.seconds=0.3", "enhance.overlap_seconds=0.05", *more])
 
 
-@pytest.mark.parametrize("kind", ["transducer", "conformer", "decoder_only", "latents", "mask"])
+@pytest.mark.parametrize("kind", ["transducer", "transducer_lattice", "conformer", "decoder_only", "latents", "mask"])
 def test_every_enhancer_keeps_names_rates_and_lengths(kind, trained, recordings, tmp_path):
     run(trained(kind), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}")
     for was, became in {"a.wav": "a.wav", "deeper/b.flac": "deeper/b.flac", "c.ogg": "c.flac", "d.wav": "d.wav"}.items():
@@ -116,7 +116,14 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
     save_network(network(wav_16k), tmp_path / "codec")
     root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=6)
     small = ["enhancer=mask", *(f"enhancer.{setting}" for setting in SMALL), f"tokenizer.path={tmp_path / 'codec'}", f"data.root={root}"]
-    small += [f"exp_root={tmp_path / 'exp'}", "prepare.workers=1", "noise.kinds.recorded=0", "crops.seconds=0.3", "crops.dev_batches=1"]
+    small += [
+        f"exp_root={tmp_path / 'exp'}",
+        "prepare.workers=1",
+        "noise.kinds.recorded=0",
+        "noise.rooms.recorded=0",
+        "crops.seconds=0.3",
+        "crops.dev_batches=1",
+    ]
     small += ["train.steps=4", "train.save_every=2", "train.validate_every=2", "train.precision=fp32"]
     whole, cut = (cli.load("speech/enhance", [*small, f"exp_dir={tmp_path / name}"]) for name in ("whole", "cut"))
     prepare.run(whole)

@@ -18,15 +18,24 @@ SMALL += ["crops.seconds=0.3", "crops.dev_batches=1", "train.steps=1", "train.pr
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, speech, wav_16k):
-    """Six utterances and two noises, one of them kept from training."""
+    """Six utterances, two noises, one of them kept from training, the response of a room, and a pair."""
     folder = tiny_speech_folder(tmp_path_factory.mktemp("corpus"), speech, utterances=6)
     columns, *rows = (line.split("\t") for line in (folder / "manifest.tsv").read_text(encoding="utf-8").splitlines())
     for row in rows:  # of the test split, and of it alone
         if row[columns.index("split")] == "test":
             row[columns.index("speaker")] = f"unheard {row[columns.index('path')]}"
-    for name, split in (("noise1", "train"), ("noise3", "dev")):
-        shutil.copy(speech / "noise" / f"{name}.flac", folder)
-        told = {"dataset": "noise", "path": f"{name}.flac", "label": "noise", "split": split}
+    kept = [("noise/noise1", "train"), ("noise/noise3", "dev"), ("rir/rir4", "train")]
+    for path, split in (*kept, ("voicebank/noisy/p287_001", "test"), ("voicebank/clean/p287_001", "test")):
+        dataset, *_, name = path.split("/")
+        target = folder / f"{path}.flac" if dataset == "voicebank" else folder / f"{name}.flac"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(speech / f"{path}.flac", target)
+        told = {
+            "dataset": dataset,
+            "path": str(target.relative_to(folder)),
+            "speaker": "p287" if dataset == "voicebank" else "",
+            "split": split,
+        }
         rows.append([told.get(column, "") for column in columns])
     (folder / "manifest.tsv").write_text("\n".join("\t".join(row) for row in (columns, *rows)) + "\n", encoding="utf-8")
     return folder
@@ -105,3 +114,24 @@ def test_what_has_not_been_made_is_named(told, tmp_path):
     mute.tokenizer = {"_target_": "builtins.object"}
     with pytest.raises(ValueError, match="tokenizer=codec has no way back to sound; choose one that has"):
         mix.run(mute)
+
+
+def test_pairs_of_the_corpus_are_a_test_set_as_they_are(told, corpus):
+    cfg = cli.load("speech/enhance_voicebank", told)
+    mix.run(cfg)
+    folder = paths.mixes(cfg)
+    (row,) = files.read_jsonl(folder / "noisy" / "utterances.jsonl")
+    assert (row["speaker"], row["snr"], row["room"]) == ("p287", None, None)
+    for kind in ("noisy", "clean"):
+        before, after = (audio.read(path)[0] for path in (corpus / "voicebank" / kind / "p287_001.flac", folder / kind / row["path"]))
+        assert len(before) == len(after) and float((before - after).abs().max()) <= 2**-15
+    assert {path.name for path in paths.audio(cfg).iterdir() if path.is_dir()} == {"unprocessed", "ceiling"}
+
+
+def test_mixes_in_rooms_are_told_apart_by_them(told, tmp_path):
+    cfg = load(told, "mix.rooms={none: 0, recorded: 0, simulated: 1}", f"exp_dir={tmp_path}")
+    mix.run(cfg)
+    rows = list(files.read_jsonl(paths.mixes(cfg) / "noisy" / "utterances.jsonl"))
+    assert len(rows) == 4 and len({row["room"] for row in rows}) == 2 and all(row["room"].startswith("simulated: ") for row in rows)
+    with pytest.raises(ValueError, match=r"mix\.rooms wants recorded responses, and there is none in this split"):
+        mix.run(load(told, "mix.rooms.recorded=1"))

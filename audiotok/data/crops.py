@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,9 +12,26 @@ from lhotse import MonoCut
 from torch import Tensor
 
 from audiotok import audio
+from audiotok.data.batching import ALONE, Share
 from audiotok.data.tokenization import read_cut
 
 B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """How much faster a recording is played, where in it a crop lies (0 the first place, 1 past the last), and the crop's peak."""
+
+    speed: float
+    place: float
+    peak: float
+
+    def levelled(self, crop_T: Tensor) -> Tensor:
+        return crop_T * self.gain(crop_T)
+
+    def gain(self, crop_T: Tensor) -> float:
+        """By which a crop is as loud as it is to be; what is all but silent is not made loud."""
+        return self.peak / max(float(crop_T.abs().max()), 1e-3)
 
 
 @dataclass
@@ -53,31 +69,37 @@ class RandomCrops:
         self._chances = weights / weights.sum()
         self._cache_samples = self.cache_hours * 3600 * self.sample_rate
 
-    def from_step(self, step: int, *, rank: int = 0) -> Iterator[Tensor]:
-        """wav_BT of the steps from `step` on (counted from 0), the next being read while the caller works on one."""
-        return one_ahead(partial(self.batch, rank=rank), step)
+    def from_step(self, step: int, *, share: Share = ALONE) -> Iterator[Tensor]:
+        """wav_BT of a rank's batches from step `step` on (counted from 0), the next being read while the caller works on one."""
+        return one_ahead(lambda place: self.batch(place[0], rank=place[1]), share.places(step))
 
     def batch(self, step: int, *, rank: int = 0) -> Tensor:
-        """wav_BT of one step."""
+        """wav_BT of one step, and of one of its batches."""
+        return torch.stack([piece.levelled(self.cut_out(cut, piece)) for cut, piece in self.pieces(step, rank=rank)])
+
+    def pieces(self, step: int, *, rank: int) -> list[tuple[MonoCut, "Piece"]]:
+        """What a batch is made of."""
         random = np.random.default_rng([self.seed, step, rank])
         chosen = random.choice(len(self.cuts), size=self.batch_size, p=self._chances)
-        return torch.stack([self._crop(self.cuts[index], random) for index in chosen])
+        return [(self.cuts[index], self._piece(random)) for index in chosen]
 
-    def _crop(self, cut: MonoCut, random: np.random.Generator) -> Tensor:
-        speed, place = random.choice(np.asarray(self.speeds)), random.random()
-        peak = 10 ** (random.uniform(*self.gain_db) / 20)
-        length, faster = round(self.seconds * self.sample_rate), round(self.sample_rate * speed)
+    def _piece(self, random: np.random.Generator) -> "Piece":
+        speed, place = float(random.choice(np.asarray(self.speeds))), random.random()
+        return Piece(speed, place, 10 ** (random.uniform(*self.gain_db) / 20))
+
+    def cut_out(self, cut: MonoCut, piece: "Piece") -> Tensor:
+        """wav_T of a piece of a recording, as loud as it is there."""
+        length, faster = round(self.seconds * self.sample_rate), round(self.sample_rate * piece.speed)
         wanted = -(-length * faster // self.sample_rate)
         wav_T = self._read(cut)
         crop_T = torch.zeros(wanted)
         spare = len(wav_T) - wanted
-        start = int(place * (abs(spare) + 1))
+        start = int(piece.place * (abs(spare) + 1))
         if spare >= 0:
             crop_T.copy_(wav_T[start : start + wanted])
         else:
             crop_T[start : start + len(wav_T)] = wav_T
-        crop_T = audio.resample(crop_T, faster, self.sample_rate)[:length]
-        return crop_T * (peak / max(float(crop_T.abs().max()), 1e-3))
+        return audio.resample(crop_T, faster, self.sample_rate)[:length]
 
     def _read(self, cut: MonoCut) -> Tensor:
         """wav_T, as int16 in memory."""
@@ -89,13 +111,12 @@ class RandomCrops:
         return pcm_T.float() / 32768
 
 
-def one_ahead(batch: Callable[[int], B], step: int) -> Iterator[B]:
-    """The batches of the steps from `step` on, the next being made while the caller works on one."""
+def one_ahead(batch: Callable[[tuple[int, int]], B], places: Iterator[tuple[int, int]]) -> Iterator[B]:
+    """The batches of endless places, the next being made while the caller works on one."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batch, step)
+        coming = pool.submit(batch, next(places))
         while True:
-            step += 1
-            current, coming = coming.result(), pool.submit(batch, step)
+            current, coming = coming.result(), pool.submit(batch, next(places))
             yield current
 
 

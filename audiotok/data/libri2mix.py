@@ -36,11 +36,11 @@ def _table(part: str) -> str:
 
 
 def _voices(speech: Path, table: Path) -> Iterator[Utterance]:
-    texts = cache(_texts)
+    texts = cache(spoken_texts)
     with open(table, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             paths = [speech / row[f"source_{place}_path"] for place in (1, 2)]
-            recordings = [_recording(path) for path in paths]
+            recordings = [header(path) for path in paths]
             shorter = min(recordings, key=lambda recording: recording.num_samples)
             for place, (path, recording) in enumerate(zip(paths, recordings), start=1):
                 name = f"{row['mixture_ID']}/s{place}"
@@ -55,13 +55,15 @@ def _voices(speech: Path, table: Path) -> Iterator[Utterance]:
                 )
 
 
-def _recording(path: Path) -> Recording:
+def header(path: Path) -> Recording:
+    """What a file's header says. Raises ValueError where it cannot be read."""
     try:
         return Recording.from_file(path)
     except (AudioLoadingError, OSError) as error:
         raise ValueError(f"{path}: Lhotse cannot read its header; get the part again from {LIBRISPEECH}") from error
 
 
-def _texts(chapter: Path) -> dict[str, str]:
+def spoken_texts(chapter: Path) -> dict[str, str]:
+    """What is said in a chapter's folder of LibriSpeech, by utterance."""
     lines = [line.partition(" ") for path in chapter.glob("*.trans.txt") for line in path.read_text(encoding="utf-8").splitlines()]
     return {name: text for name, _, text in lines}

@@ -1,8 +1,7 @@
-"""Noisy speech beside the clean speech in it: what enhancement learns from."""
+"""Noisy speech beside the clean speech in it: what enhancement learns from, mixed as it is read or recorded both ways."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +9,9 @@ from lhotse import MonoCut
 from torch import Tensor
 
 from audiotok.data.acoustics import SLOPES, colored_noise, mixed, repeated
+from audiotok.data.batching import ALONE, Share
 from audiotok.data.crops import RandomCrops, one_ahead
+from audiotok.data.rooms import Room, Rooms
 from audiotok.data.tokenization import read_cut
 
 RECORDED, BABBLE = "recorded", "babble"
@@ -30,15 +31,24 @@ class NoisyBatch:
 
 
 class NoisyCrops:
-    """The crops of `speech`, each in noise of a kind and at a signal-to-noise ratio of its own; a pure function of (seed, step, rank).
+    """The crops of `speech`, each in a room, in noise of a kind and at a signal-to-noise ratio of its own; a pure function of (seed, step,
+    rank).
 
     `kinds` are shares: recorded (one of the `noises`, from a random place on), babble (`voices` other crops at once), white, pink, brown.
-    The ratio in dB is drawn between the two `snrs`. A crop that is silent stays as it is. What would leave full scale is turned down,
-    noisy and clean together. Raises ValueError for an unknown kind, and where recorded noise is wanted and there is none.
+    The ratio in dB, of the speech as it is heard in the room, is drawn between the two `snrs`. The clean crop is the direct sound in the
+    noisy one. A crop that is silent stays as it is. What would leave full scale is turned down, noisy and clean together. Raises ValueError
+    for an unknown kind, and where recorded noise is wanted and there is none.
     """
 
     def __init__(
-        self, speech: RandomCrops, noises: Sequence[MonoCut], *, kinds: Mapping[str, float], snrs: tuple[float, float], voices: int
+        self,
+        speech: RandomCrops,
+        noises: Sequence[MonoCut],
+        *,
+        kinds: Mapping[str, float],
+        snrs: tuple[float, float],
+        voices: int,
+        rooms: Rooms,
     ) -> None:
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"noise.kinds: {', '.join(sorted(unknown))} is unknown; known are {', '.join(KINDS)}")
@@ -46,30 +56,26 @@ class NoisyCrops:
             raise ValueError("noise.kinds wants recorded noise, and the training split has none; set noise.kinds.recorded=0")
         if snrs[0] > snrs[1] or voices < 1:
             raise ValueError(f"noise.snrs is the lowest and the highest ratio, noise.voices at least 1; got {snrs} and {voices}")
-        self.speech, self.snrs, self.voices = speech, snrs, voices
+        self.speech, self.snrs, self.voices, self.rooms = speech, snrs, voices, rooms
         self._kinds, weights = list(kinds), np.array(list(kinds.values()), dtype=np.float64)
         self._shares = weights / weights.sum()
         self._noises = [read_cut(cut, speech.sample_rate) for cut in noises]
 
-    def from_step(self, step: int, *, rank: int = 0) -> Iterator[NoisyBatch]:
-        """The batches from `step` on (counted from 0), the next being made while the caller works on one."""
-        return one_ahead(partial(self.batch, rank=rank), step)
+    def from_step(self, step: int, *, share: Share = ALONE) -> Iterator[NoisyBatch]:
+        """A rank's batches from step `step` on (counted from 0), the next being made while the caller works on one."""
+        return one_ahead(lambda place: self.batch(place[0], rank=place[1]), share.places(step))
 
     def batch(self, step: int, *, rank: int = 0) -> NoisyBatch:
         clean_BT = self.speech.batch(step, rank=rank)
-        random = np.random.default_rng([self.speech.seed, step, rank, 1])
-        pairs = [self._in_noise(row, clean_BT, random) for row in range(len(clean_BT))]
+        random, rooms = (np.random.default_rng([self.speech.seed, step, rank, number]) for number in (1, 2))
+        pairs = [self._in_noise(row, clean_BT, self.rooms.draw(rooms), random) for row in range(len(clean_BT))]
         noisy, clean = (torch.stack(part) for part in zip(*pairs))
         return NoisyBatch(noisy, clean, torch.full((len(clean),), clean.shape[1]))
 
-    def _in_noise(self, row: int, clean_BT: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _in_noise(self, row: int, clean_BT: Tensor, room: Room | None, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         clean_T, snr = clean_BT[row], random.uniform(*self.snrs)
         noise_T = self._noise(str(random.choice(self._kinds, p=self._shares)), row, clean_BT, random)
-        if not (clean_T.any() and noise_T.any()):
-            return clean_T, clean_T
-        noisy_T = mixed(clean_T, noise_T, self.speech.sample_rate, snr=snr)
-        loudest = max(1.0, float(noisy_T.abs().max()))
-        return noisy_T / loudest, clean_T / loudest
+        return heard(clean_T, noise_T, room, self.speech.sample_rate, snr=snr)
 
     def _noise(self, kind: str, row: int, clean_BT: Tensor, random: np.random.Generator) -> Tensor:
         rows, samples = clean_BT.shape
@@ -81,3 +87,14 @@ class NoisyCrops:
             chosen = random.permutation(others)[: self.voices]
             return sum((clean_BT[other].roll(int(random.integers(samples))) for other in chosen), torch.zeros(samples))
         return colored_noise(kind, samples, self.speech.sample_rate, generator=generator)  # type: ignore[arg-type]
+
+
+def heard(clean_T: Tensor, noise_T: Tensor, room: Room | None, sample_rate: int, *, snr: float) -> tuple[Tensor, Tensor]:
+    """(noisy_T, clean_T): both turned down alike where the noisy one would leave full scale; silence is in no noise, and heard in none."""
+    noisy_T = room.speech(clean_T) if room else clean_T
+    if room and room.noise:
+        noise_T = room.noise(noise_T)
+    if clean_T.any() and noise_T.any():
+        noisy_T = mixed(noisy_T, noise_T, sample_rate, snr=snr)
+    loudest = max(1.0, float(noisy_T.abs().max()))
+    return noisy_T / loudest, clean_T / loudest

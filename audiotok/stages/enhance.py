@@ -24,6 +24,7 @@ from audiotok.data.resynthesis import UTTERANCES
 from audiotok.stages import paths
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
+from audiotok.synthesis.own_voice import OwnVoice
 from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
@@ -79,7 +80,8 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
     model = model.eval().to(distributed.device(cfg.device))
     if isinstance(model, Enhancer):
         return model
-    return Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
+    speaking = Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
+    return OwnVoice(speaking) if cfg.enhance.voice == "heard" else speaking
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:

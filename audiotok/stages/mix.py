@@ -1,17 +1,18 @@
 """Speech and noise that nobody has trained on -> fixed mixes, and the two systems between which enhancers lie.
 
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes): the test split's speech of people who do not speak in the training split, and the
-noise of every split but the training split.
-Writes: EXP_ROOT/mixes/NAME-FP/ with clean/ID.flac, noisy/ID.flac, noisy/utterances.jsonl (ratio and noise of each) and cuts_test.jsonl.gz,
-the test set where evaluate.mixes=true; EXP_DIR/audio/unprocessed/, the noisy recordings as a system that does nothing; and
-EXP_DIR/audio/ceiling/, the clean ones through the tokenizer and back: what is left where nothing but the codec is at fault.
+noise and the responses of rooms of every split but the training split; where mix.pairs tells noisy recordings from their clean ones, these
+as they are.
+Writes: EXP_ROOT/mixes/NAME-FP/ with clean/ID.flac, noisy/ID.flac, noisy/utterances.jsonl (ratio, noise and room of each) and
+cuts_test.jsonl.gz, the test set where evaluate.mixes=true; EXP_DIR/audio/unprocessed/, the noisy recordings as a system that does nothing;
+and EXP_DIR/audio/ceiling/, the clean ones through the tokenizer and back: what is left where nothing but the codec is at fault.
 What another program made of noisy/ is scored as a system where it lies in EXP_DIR/audio/NAME/ under the same file names beside a copy of
 noisy/utterances.jsonl.
 Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, seed, device; data and prepare as for prepare.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from torch import Tensor
 
 from audiotok import audio, distributed, files
 from audiotok.data.manifests import load_cuts
-from audiotok.data.mixes import Mix, Mixer, spread, unheard, write_mixes
+from audiotok.data.mixes import Mix, Mixer, mix_of, spread, unheard, write_mixes
+from audiotok.data.pairs import paired
 from audiotok.data.resynthesis import UTTERANCES
+from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.splits import SPLITS
 from audiotok.data.tokenization import read_cut
 from audiotok.stages import paths
@@ -49,17 +52,28 @@ def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path],
 
 
 def _mixes(cfg: DictConfig) -> Iterator[Mix]:
-    """Each chosen utterance at each ratio."""
+    """Each chosen utterance at each ratio, or each pair."""
     told = paths.settings(cfg, "mix")["mix"]
     cuts = {split: list(load_cuts(paths.manifests(cfg), split)) for split in SPLITS}
     speech = unheard(*([cut for cut in cuts[split] if _is_speech(cfg, cut)] for split in ("test", "train")))
-    noises = [cut for split in SPLITS if split != "train" for cut in cuts[split] if _dataset(cut) in cfg.noise.datasets]
-    options = {key: told[key] for key in ("sample_rate", "kinds", "num_voices")}
-    mixer = Mixer(noises, speech, **options, seed=cfg.seed)
-    chosen = spread(speech, told["utterances"], **told["seconds"])
-    for cut in track(chosen, description="mixing", transient=True):
+    if told["pairs"]:
+        pairs = {pair.clean.id: pair for pair in paired(speech, **told["pairs"])}
+        chosen = spread((pair.clean for pair in pairs.values()), told["utterances"], **told["seconds"])
+        yield from (mix_of(pairs[cut.id], told["sample_rate"]) for cut in track(chosen, description="copying", transient=True))
+        return
+    others = [cut for split in cuts if split != "train" for cut in cuts[split]]
+    mixer = _mixer(cfg, told, speech, others)
+    for cut in track(spread(speech, told["utterances"], **told["seconds"]), description="mixing", transient=True):
         for snr in told["snrs"]:
             yield mixer.mix(cut, snr)
+
+
+def _mixer(cfg: DictConfig, told: dict[str, Any], speech: Sequence[MonoCut], others: Sequence[MonoCut]) -> Mixer:
+    noises, responses = ([cut for cut in others if _dataset(cut) in names] for names in (cfg.noise.datasets, told["responses"]))
+    seed = int(files.fingerprint([cfg.seed, "mix"])[:8], 16)  # of other shoeboxes than those of training
+    rooms = Rooms(told["rooms"], responses, Shoeboxes(**told["shoebox"]), sample_rate=told["sample_rate"], seed=seed, setting="mix.rooms")
+    options = {key: told[key] for key in ("sample_rate", "kinds", "num_voices")}
+    return Mixer(noises, speech, **options, rooms=rooms, seed=cfg.seed)
 
 
 def _is_speech(cfg: DictConfig, cut: MonoCut) -> bool:

@@ -1,6 +1,7 @@
 """Clean speech and noise -> an enhancer.
 
-Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio, mixed as they are read.
+Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio, mixed as they are read; where noise.pairs
+tells noisy recordings from their clean ones, these as they are.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, spec.json and config.json), log.jsonl and TensorBoard files,
 which `enhance` takes. Until the last step the folder is named train.partial. A run that was killed at any moment goes on from its last
 checkpoint and ends with the same weights, bit for bit.
@@ -8,6 +9,7 @@ Told by: enhancer and its keys, tokenizer, everything under noise, crops and tra
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,22 @@ from lhotse import MonoCut
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from audiotok import distributed, files
+from audiotok.data.batching import Share
 from audiotok.data.crops import RandomCrops
 from audiotok.data.manifests import load_cuts
 from audiotok.data.noisy import NoisyCrops
-from audiotok.stages import paths
-from audiotok.stages.learning import learn
+from audiotok.data.pairs import PairCrops, paired
+from audiotok.data.rooms import Rooms, Shoeboxes
+from audiotok.stages import learning, paths
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "enhancer", "noise", "crops", "train")
 
 
 def run(cfg: DictConfig) -> None:
     console, folder = Console(), paths.train(cfg)
-    made_of = paths.settings(cfg, "tokenizer", "enhancer", "noise", "crops", "train", "seed")
-    settings = {"manifests": paths.manifests_fingerprint(cfg), **made_of}
-    made = files.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, resumable="step_????????")
-    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True)
+    made_of = paths.settings(cfg, "tokenizer", "enhancer", "noise", "crops", "seed")
+    settings = {"manifests": paths.manifests_fingerprint(cfg), **made_of, **learning.settings(cfg)}
+    learning.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, console=console)
 
 
 def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
@@ -41,10 +43,10 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
     console.print(f"{sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6:.2f} M parameters that learn")
     train, dev = _crops(cfg, codec.spec.sample_rate, "train"), _crops(cfg, codec.spec.sample_rate, "dev")
-    learn(
+    learning.learn(
         cfg,
         model,
-        lambda step: train.from_step(step, rank=distributed.rank()),
+        lambda step: train.from_step(step, share=Share.here(cfg.train.accumulate)),
         dev=[dev.batch(number) for number in range(cfg.crops.dev_batches)],
         records={"spec": json.loads(codec.spec.to_json()), "config": OmegaConf.to_container(cfg, resolve=True)},
         folder=folder,
@@ -52,16 +54,22 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     )
 
 
-def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops:
-    """Of a split's speech, in the noises of the training split: what is heard in the test is of neither."""
+def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCrops:
+    """Of a split's speech, in the noises and rooms of the training split: what is heard in the test is of neither."""
     options, noise = paths.settings(cfg, "crops")["crops"], paths.settings(cfg, "noise")["noise"]
     del options["dev_batches"]
     if split == "dev":  # as the recordings are
         options |= {"speeds": [1.0], "balance": 1.0}
-    datasets, silent = noise.pop("datasets"), noise.pop("left_out")
-    noises = [cut for cut in load_cuts(paths.manifests(cfg), "train") if _dataset(cut) in datasets]
-    speech = [cut for cut in load_cuts(paths.manifests(cfg), split) if _dataset(cut) not in (*datasets, *silent)]
-    return NoisyCrops(RandomCrops(speech, sample_rate, seed=cfg.seed, **options), noises, **noise)
+    crops = partial(RandomCrops, sample_rate=sample_rate, seed=cfg.seed, **options)
+    speech = [cut for cut in load_cuts(paths.manifests(cfg), split) if _dataset(cut) not in (*noise["datasets"], *noise["left_out"])]
+    if noise["pairs"]:
+        pairs = paired(speech, **noise["pairs"])
+        return PairCrops(crops(cuts=[pair.clean for pair in pairs]), pairs)
+    heard = list(load_cuts(paths.manifests(cfg), "train"))
+    noises, responses = ([cut for cut in heard if _dataset(cut) in names] for names in (noise["datasets"], noise["responses"]))
+    shoeboxes = Shoeboxes(**noise["shoebox"])
+    rooms = Rooms(noise["rooms"], responses, shoeboxes, sample_rate=sample_rate, seed=cfg.seed, setting="noise.rooms")
+    return NoisyCrops(crops(cuts=speech), noises, rooms=rooms, **{key: noise[key] for key in ("kinds", "snrs", "voices")})
 
 
 def _dataset(cut: MonoCut) -> Any:

@@ -312,6 +312,7 @@ def test_a_folder_of_speech_in_the_environment_is_the_default(speech: Path, monk
         ("path\tsplit\na.wav\tvalid\n", [], "line 2: the split is 'valid', wanted train, dev, test or nothing"),
         ("path\ttext\n\thello\n", [], "line 2: no path"),
         ("path\na.wav\tmore\n", [], "line 2: more fields"),
+        ('path\n"' + "x" * 200_000 + '"\n', [], r"manifest\.tsv, line \d: field larger than"),
         ("path\tdataset\na.wav\tone\n", ["data.datasets=[two]"], r"no dataset two; it has one; set data\.datasets"),
     ],
 )

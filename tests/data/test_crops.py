@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audiotok import audio
 from audiotok.data import crops as module
+from audiotok.data.batching import Share
 from audiotok.data.crops import RandomCrops
 
 RATE = 16000
@@ -64,9 +65,10 @@ def test_a_batch_depends_on_seed_step_and_rank_and_on_nothing_that_came_before(s
 
 def test_steps_follow_from_any_of_them_on(spoken: list[MonoCut]) -> None:
     source = crops(spoken)
-    for rank in (0, 3):
-        coming = list(islice(source.from_step(3, rank=rank), 4))
-        assert all(torch.equal(batch_BT, source.batch(3 + index, rank=rank)) for index, batch_BT in enumerate(coming))
+    for share in (Share(0, 1, 1), Share(1, 2, 4)):
+        coming, places = list(islice(source.from_step(3, share=share), 4)), list(islice(share.places(3), 4))
+        assert all(torch.equal(batch_BT, source.batch(step, rank=number)) for batch_BT, (step, number) in zip(coming, places))
+    assert places == [(3, 1), (3, 3), (4, 1), (4, 3)]
     assert coming[0].shape == (4, 1600) and coming[0].dtype is torch.float32
 
 

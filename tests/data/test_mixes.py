@@ -10,11 +10,15 @@ from torch import Tensor
 
 from audiotok import audio, files
 from audiotok.data.acoustics import active_power
+from audiotok.data.crops import RandomCrops
 from audiotok.data.manifests import load_cuts
-from audiotok.data.mixes import Mix, Mixer, spread, unheard, write_mixes
+from audiotok.data.mixes import Mix, Mixer, mix_of, spread, unheard, write_mixes
+from audiotok.data.pairs import PairCrops, paired
+from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.tokenization import read_cut
 
 RATE = 16000
+SHOEBOXES = Shoeboxes(number=5, size=[(3, 5), (3, 5), (2.4, 3)], seconds=(0.1, 0.2), distance=(0.5, 2))
 OPTIONS = {"sample_rate": RATE, "kinds": {"recorded": 1.0, "babble": 1.0}, "num_voices": 2, "seed": 5}
 
 
@@ -34,7 +38,11 @@ def recorded(folder: Path, name: str, wav_T: Tensor) -> MonoCut:
 
 
 def mixer(cuts: list[MonoCut], **changes) -> Mixer:
-    return Mixer(cuts[5:], cuts[:5], **OPTIONS | changes)
+    return Mixer(cuts[5:], cuts[:5], **OPTIONS | {"rooms": rooms(none=1)} | changes)
+
+
+def rooms(**shares: float) -> Rooms:
+    return Rooms(shares, [], SHOEBOXES, sample_rate=RATE, seed=9, setting="mix.rooms")
 
 
 def ratio(noisy_T: Tensor, clean_T: Tensor) -> float:
@@ -59,6 +67,53 @@ def test_a_mix_is_the_same_in_any_order_and_another_for_another_seed_utterance_o
     for other in (mixer(cuts, seed=6).mix(cuts[0], 0.0), forward.mix(cuts[0], 0.5), first[1]):
         other_T = (other.noisy_T - other.clean_T)[: len(noise_T)]
         assert abs(float(torch.corrcoef(torch.stack([other_T, noise_T[: len(other_T)]]))[0, 1])) < 0.9
+
+
+def test_an_utterance_is_in_one_room_at_all_ratios_and_what_is_wanted_is_dry(cuts: list[MonoCut]) -> None:
+    some = mixer(cuts, rooms=rooms(none=1, simulated=1))
+    mixes = {cut.id: [some.mix(cut, snr) for snr in (0.0, 40.0)] for cut in cuts[:5]}
+    assert all(quiet.room == loud.room for quiet, loud in mixes.values())
+    assert {one.room is None for one, _ in mixes.values()} == {True, False}
+    for cut in cuts[:5]:
+        _, quiet = mixes[cut.id]
+        clean_T = read_cut(cut, RATE)
+        torch.testing.assert_close(quiet.clean_T, clean_T * (quiet.clean_T.abs().max() / clean_T.abs().max()))
+        if quiet.room is not None:
+            assert quiet.room.startswith("simulated: ") and ratio(quiet.noisy_T, quiet.clean_T) < 25  # what is left is the room's
+
+
+def test_a_pair_is_a_mix_of_which_nothing_is_known_and_is_cut_alike(cuts: list[MonoCut], tmp_path: Path) -> None:
+    clean_T = read_cut(cuts[0], RATE)
+    both = [recorded(tmp_path, f"{kind}_a", wav_T) for kind, wav_T in (("noisy", 0.9 * clean_T + 0.01), ("clean", clean_T))]
+    (pair,) = paired(both, noisy="noisy_", clean="clean_")
+    made = mix_of(pair, RATE)
+    assert (made.id, made.snr, made.noise, made.room) == ("clean_a", None, None, None)
+    torch.testing.assert_close(made.clean_T, clean_T, rtol=0, atol=2**-15)
+    torch.testing.assert_close(made.noisy_T, 0.9 * clean_T + 0.01, rtol=0, atol=2**-15)
+    write_mixes(tmp_path / "out", [made], RATE)
+    assert next(files.read_jsonl(tmp_path / "out" / "noisy" / "utterances.jsonl"))["snr"] is None
+    speech = RandomCrops(
+        [pair.clean], RATE, seconds=0.1, batch_size=4, balance=1.0, speeds=[0.9, 1.1], gain_db=(-9, -3), cache_hours=1, seed=2
+    )
+    crops = PairCrops(speech, [pair])
+    batch = crops.batch(1)
+    for noisy_T, clean_T in zip(batch.noisy_BT, batch.clean_BT):
+        left_T = noisy_T - 0.9 * clean_T  # a constant, resampled
+        assert float(left_T[100:-100].std()) < 0.02 * float(clean_T.std()) and 10 ** (-9 / 20) < float(noisy_T.abs().max()) < 10 ** (
+            -3 / 20
+        )
+    assert torch.equal(next(crops.from_step(1)).noisy_BT, batch.noisy_BT) and batch.lengths_B.tolist() == [1600] * 4
+
+
+def test_what_is_no_pair_is_refused(cuts: list[MonoCut], tmp_path: Path) -> None:
+    noisy, clean = (recorded(tmp_path, f"{kind}_a", torch.rand(samples)) for kind, samples in (("noisy", 800), ("clean", 801)))
+    for some, reason in (
+        ([clean], "has 'noisy_' in its id"),
+        ([noisy], "is there without clean_a"),
+        ([noisy, clean], "800 samples at 16000"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            paired(some, noisy="noisy_", clean="clean_")
 
 
 def test_nobody_babbles_over_himself(cuts: list[MonoCut]) -> None:
@@ -111,10 +166,10 @@ def test_what_there_is_no_sound_for_is_refused(cuts: list[MonoCut], tmp_path: Pa
     with pytest.raises(ValueError, match=r"thunder is unknown; known are recorded, babble, white"):
         mixer(cuts, kinds={"thunder": 1.0})
     with pytest.raises(ValueError, match=r"set mix\.kinds\.recorded=0"):
-        Mixer([], cuts[:5], **OPTIONS)
+        Mixer([], cuts[:5], **OPTIONS, rooms=rooms(none=1))
     with pytest.raises(ValueError, match=r"set mix\.kinds\.babble=0"):
-        Mixer(cuts[5:], cuts[:2], **OPTIONS)
-    with pytest.raises(ValueError, match="the speech is silent"):
+        Mixer(cuts[5:], cuts[:2], **OPTIONS, rooms=rooms(none=1))
+    with pytest.raises(ValueError, match="s: a ratio to silence is not defined"):
         mixer(cuts).mix(recorded(tmp_path, "s", torch.zeros(8000)), 0.0)
 
 

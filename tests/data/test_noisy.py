@@ -1,8 +1,10 @@
-"""Crops in noise: the ratio that was asked for, a pure function of the step, nothing clipped."""
+"""Crops in rooms and in noise: the ratio that was asked for, a pure function of the step, nothing clipped."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lhotse import MonoCut, Recording, SupervisionSegment
@@ -11,7 +13,9 @@ from torch import Tensor
 from audiotok import audio
 from audiotok.data.acoustics import SLOPES, active_power
 from audiotok.data.crops import RandomCrops
-from audiotok.data.noisy import NoisyCrops
+from audiotok.data.noisy import NoisyCrops, heard
+from audiotok.data.rooms import Rooms, Shoeboxes
+from audiotok.data.tokenization import read_cut
 
 RATE = 16000
 
@@ -34,8 +38,13 @@ def noisy(cuts: list[MonoCut], kind: str, **changes: Any) -> NoisyCrops:
     crops = RandomCrops(
         cuts[:3], RATE, seconds=0.4, batch_size=4, balance=1.0, speeds=[1.0], gain_db=(-9, -3), cache_hours=1, seed=changes.pop("seed", 3)
     )
-    options: dict[str, Any] = {"kinds": {kind: 1.0}, "snrs": (5.0, 5.0), "voices": 2} | changes
+    options: dict[str, Any] = {"kinds": {kind: 1.0}, "snrs": (5.0, 5.0), "voices": 2, "rooms": rooms(none=1)} | changes
     return NoisyCrops(crops, cuts[3:], **options)
+
+
+def rooms(*, responses: Sequence[MonoCut] = (), **shares: float) -> Rooms:
+    shoeboxes = Shoeboxes(number=5, size=[(3, 5), (3, 5), (2.4, 3)], seconds=(0.1, 0.2), distance=(0.5, 2))
+    return Rooms(shares, responses, shoeboxes, sample_rate=RATE, seed=3, setting="noise.rooms")
 
 
 @pytest.mark.parametrize("kind", ["recorded", "babble", *SLOPES])
@@ -45,6 +54,43 @@ def test_speech_stands_above_its_noise_by_the_ratio_that_was_asked_for(cuts: lis
     for noisy_T, clean_T in zip(batch.noisy_BT, batch.clean_BT):
         noise = float((noisy_T - clean_T).double().square().mean())
         assert 10 * torch.tensor(active_power(clean_T, RATE) / noise).log10() == pytest.approx(5.0, abs=0.01)
+
+
+def test_what_is_wanted_of_speech_in_a_room_is_its_direct_sound_dry(cuts: list[MonoCut]) -> None:
+    dry, wet = (noisy(cuts, "white", snrs=(60.0, 60.0), rooms=rooms(**{kind: 1})).batch(0) for kind in ("none", "simulated"))
+    for clean_T, other_T, heard_T in zip(dry.clean_BT, wet.clean_BT, wet.noisy_BT):
+        gain = float(other_T.abs().max() / clean_T.abs().max())
+        torch.testing.assert_close(other_T, gain * clean_T)  # all but turned down where the room makes it too loud
+        echo_T = heard_T - other_T
+        assert float(echo_T.square().mean()) > 0.02 * float(other_T.square().mean())
+        assert lag_of(heard_T, other_T) == 0
+
+
+def lag_of(heard_T: Tensor, clean_T: Tensor) -> int:
+    """Samples by which one comes after the other: where the highest peak of the response between them lies."""
+    heard, clean = (torch.fft.rfft(wav_T, 16384) for wav_T in (heard_T, clean_T))
+    response = torch.fft.irfft(heard * clean.conj() / (clean.abs().square() + 1e-4 * clean.abs().square().max()))
+    return (int(response.argmax()) + 8192) % 16384 - 8192
+
+
+def test_in_a_room_the_ratio_is_that_of_the_speech_as_it_is_heard(cuts: list[MonoCut]) -> None:
+    room = rooms(simulated=1).draw(np.random.default_rng(0))
+    assert room is not None and room.noise is not None
+    clean_T, noise_T = (read_cut(cut, RATE) for cut in cuts[:2])
+    noisy_T, wanted_T = heard(0.1 * clean_T, noise_T, room, RATE, snr=-3.0)
+    left_T = noisy_T - room.speech(wanted_T)
+    assert 10 * np.log10(active_power(room.speech(wanted_T), RATE) / float(left_T.square().mean())) == pytest.approx(-3.0, abs=0.01)
+    assert torch.allclose(left_T / left_T.norm(), room.noise(noise_T) / room.noise(noise_T).norm(), atol=1e-4)
+
+
+def test_rooms_are_a_function_of_the_step_and_change_no_noise(cuts: list[MonoCut], speech: Path) -> None:
+    responses = [Recording.from_file(speech / "rir" / "rir4.flac").to_cut()]
+    some = rooms(responses=responses, none=1, recorded=1, simulated=1)
+    first, again = (noisy(cuts, "white", rooms=some).batch(step) for step in (1, 1))
+    assert torch.equal(first.noisy_BT, again.noisy_BT) and torch.equal(first.clean_BT, again.clean_BT)
+    dry = noisy(cuts, "white").batch(1)
+    same = [torch.equal(one, other) for one, other in zip(first.noisy_BT, dry.noisy_BT)]
+    assert any(same) and not all(same)
 
 
 def test_ratios_and_kinds_are_drawn_anew_for_each_crop(cuts: list[MonoCut]) -> None:

@@ -33,6 +33,25 @@ def lattice_loss(blank_BNU: Tensor, emit_BNU: Tensor, lengths_B: Tensor, targets
     return -log_B
 
 
+def best_path(blank_BNU: Tensor, emit_BNU: Tensor, lengths_B: Tensor, targets_B: Tensor) -> Tensor:
+    """frames_BU: at which frame each label is said on the likeliest path; past a row's last label its last frame.
+
+    Arguments as of `lattice_loss`, what is not allowed being `IMPOSSIBLE`.
+    """
+    _check(blank_BNU, emit_BNU, lengths_B, targets_B)
+    batch, num_frames, nodes = blank_BNU.shape
+    came_up_BDU = _backpointers(blank_BNU, emit_BNU)
+    rows_B = torch.arange(batch, device=lengths_B.device)
+    frame_B, label_B = lengths_B - 1, targets_B.clone()
+    frames_BU = frame_B[:, None].repeat(1, nodes - 1)
+    for _ in range(num_frames + nodes - 2):
+        up_B = (label_B > 0) & (came_up_BDU[rows_B, frame_B + label_B, label_B] | (frame_B == 0))
+        label_B = label_B - up_B.long()
+        frames_BU[rows_B[up_B], label_B[up_B]] = frame_B[up_B]
+        frame_B = frame_B - (~up_B & (frame_B > 0)).long()
+    return frames_BU
+
+
 def near_diagonal(lengths_B: Tensor, targets_B: Tensor, *, frames: int, labels: int, band: float) -> Tensor:
     """bool [B, N, U + 1]: the nodes at most `band` labels from where the labels are said evenly over the frames.
 
@@ -58,6 +77,22 @@ def _forward(blank_BNU: Tensor, emit_BNU: Tensor) -> Tensor:
         alpha_BU = torch.logaddexp(from_frame_BU, torch.cat([nothing_B1, from_label_BU], dim=1)).clamp_min(2 * IMPOSSIBLE)
         diagonals.append(alpha_BU)
     return torch.stack(diagonals, dim=1)
+
+
+def _backpointers(blank_BNU: Tensor, emit_BNU: Tensor) -> Tensor:
+    """bool [B, N + U, U + 1]: whether the likeliest way to node (d - u, u) says label u - 1 last."""
+    batch, num_frames, nodes = blank_BNU.shape
+    label_U = torch.arange(nodes, device=blank_BNU.device)
+    nothing_B1 = blank_BNU.new_full((batch, 1), IMPOSSIBLE)
+    best_BU = torch.cat([torch.zeros_like(nothing_B1), nothing_B1.expand(-1, nodes - 1)], dim=1)
+    came_up = [torch.zeros_like(best_BU, dtype=torch.bool)]
+    for step in range(1, num_frames + nodes - 1):
+        frame_U = step - label_U
+        on_BU = best_BU + _at(blank_BNU, frame_U - 1, label_U)
+        up_BU = torch.cat([nothing_B1, best_BU[:, :-1] + _at(emit_BNU, frame_U[1:], label_U[:-1])], dim=1)
+        came_up.append(up_BU > on_BU)
+        best_BU = torch.maximum(on_BU, up_BU).clamp_min(2 * IMPOSSIBLE)
+    return torch.stack(came_up, dim=1)
 
 
 def _at(log_BNU: Tensor, frame_U: Tensor, label_U: Tensor) -> Tensor:

@@ -97,6 +97,14 @@ class Joiner(nn.Module):
         heads = (self.heads() if weight_VD is None else weight_VD).split(self.codebook_sizes)
         return [F.linear(*each) for each in zip(joint, heads, self.bias.split(self.codebook_sizes))]
 
+    def first(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Logits of the first codebook at each of the `nodes` (row, frame heard, position predicted), [nodes, V]."""
+        row, frame, position = nodes
+        width, size = self.heard.out_features // len(self.codebook_sizes), self.codebook_sizes[0]
+        heard_BNJ = F.linear(heard_BND, self.heard.weight[:width], self.heard.bias[:width])
+        predicted_BPJ = F.linear(predicted_BPD, self.predicted.weight[:width])
+        return F.linear(torch.tanh(heard_BNJ[row, frame] + predicted_BPJ[row, position]), self.heads()[:size], self.bias[:size])
+
 
 class TransducerStep:
     """Recordings in the midst of being said clean (`audiotok.decoding.step.Step`): what was heard of each is known, some positions said."""

@@ -1,0 +1,246 @@
+"""The speech enhancement transducer (arXiv 2507.12825) over all alignments, for an encoder at another rate than the codec's.
+
+An encoder's frame stands for `stride` of the codec's; in each the model says as many positions as it chooses, then goes on to the next
+(blank). A blank is a coin of its own beside the distribution of the codes (arXiv 2003.07705), so that what the engine draws from is that of
+a model without blanks. Stride 2, five positions, the path of the diagonal:
+
+    position 4                  o
+    position 3            o > o |       up: the codes of a position are said
+    position 2            |             ->: a blank
+    position 1      o > o |
+    position 0      |
+                  frame 0     1     2
+
+Of the codebooks only the first goes through the lattice: a node needs its whole distribution, and those of six codebooks would be six times
+the memory. The others, which refine the same frame, are learnt where the likeliest path says it: there they are said in decoding. Nodes
+further than `band` positions from the diagonal are left out, in training and in decoding; None leaves out none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiotok.data.noisy import NoisyBatch
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, Placed, cross_entropy, encoded
+from audiotok.models.enhancement.hearing import CausalEncoder, silenced
+from audiotok.models.enhancement.lattice import IMPOSSIBLE, best_path, lattice_loss, near_diagonal
+from audiotok.models.enhancement.transducer import Joiner
+from audiotok.nn.transformer import Transformer
+from audiotok.tokenizers.codec import Codec
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Log-probabilities at the nodes, `IMPOSSIBLE` at those left out, and how far each row goes."""
+
+    blank_BNU: Tensor
+    emit_BNU: Tensor
+    lengths_B: Tensor
+    targets_B: Tensor
+
+
+class LatticeTransducer(nn.Module):
+    """See the module's docstring. `encoder` makes one for a frame of `hop` samples; `joint` is the width of a joiner."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        encoder: Callable[..., CausalEncoder],
+        stride: int,
+        band: float | None,
+        delay: int,
+        from_vectors: bool,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
+        joint: int,
+        replace_codes: float,
+        own_history: float,
+    ) -> None:
+        """Raises ValueError for a stride or a band that is none."""
+        super().__init__()
+        if stride < 1 or (band is not None and band < 0):
+            raise ValueError(f"enhancer.stride is 1 frame or more, enhancer.band 0 positions or more, or null; got {stride} and {band}")
+        self.codec, self.stride, self.band = codec, stride, band
+        self.encoder = encoder(hop=stride * int(codec.spec.hop))
+        self.codes = CleanCodes(
+            codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
+        self.joiner = Joiner(self.codes, heard=self.encoder.width, predicted=width, joint=joint)
+        self.going_on = Coin(heard=self.encoder.width, predicted=width, joint=joint)
+
+    def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Nats per code of the clean speech, blanks and all."""
+        codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
+        placed = self.codes.placed(codes_BKN, frames_B)
+        targets_B = frames_B + self.codes.lag
+        heard_BND = self.hear(batch.noisy_BT, batch.lengths_B, int(targets_B.max()))
+
+        def foretell(codes_BKP: Tensor) -> Logits:
+            return self.joiner(self._on_diagonal(heard_BND, codes_BKP.shape[2]), self.predict(codes_BKP)[:, :-1])
+
+        predicted_BPD = self.predict(self.codes.heard(placed, foretell))
+        lattice = self.lattice(heard_BND, predicted_BPD, placed, targets_B)
+        all_BNU, path_BP = _nats(lattice), self._path(lattice)
+        logits = self.joiner(_taken(heard_BND, path_BP), predicted_BPD[:, :-1])
+        _, values = cross_entropy(logits, placed.codes_BKP, placed.real_BKP)
+        rest, codes = _rest(logits, placed), placed.real_BKP.sum()
+        first = all_BNU.sum() / placed.real_BKP[:, 0].sum()
+        return (all_BNU.sum() + rest) / codes, values | {"first": first.detach()}
+
+    def hear(self, noisy_BT: Tensor, lengths_B: Tensor, positions: int) -> Tensor:
+        """heard_BND of the encoder's frames that stand for so many positions."""
+        return self.encoder(silenced(noisy_BT, lengths_B), self.frames_of(positions))
+
+    def frames_of(self, positions: int) -> int:
+        """Frames of the encoder for so many positions."""
+        return -(-positions // self.stride)
+
+    def predict(self, codes_BKP: Tensor) -> Tensor:
+        """predicted_BPD, one more than there are positions: before each of them, and when all are said."""
+        return self.prediction(self.dropout(self.codes.history(F.pad(codes_BKP, (0, 1), value=-1))))
+
+    def lattice(self, heard_BND: Tensor, predicted_BPD: Tensor, placed: Placed, targets_B: Tensor) -> Lattice:
+        """The probabilities at the nodes that are not left out: of those alone is there a distribution of codes, [nodes, V]."""
+        lengths_B = -(-targets_B // self.stride)
+        frames, labels = heard_BND.shape[1], placed.codes_BKP.shape[2]
+        allowed_BNU = self._allowed(lengths_B, targets_B, frames=frames, labels=labels)
+        row, frame, label = allowed_BNU.nonzero(as_tuple=True)
+        coin = self.going_on(heard_BND, predicted_BPD, (row, frame, label)).float()
+        blank_BNU = torch.full(allowed_BNU.shape, IMPOSSIBLE, device=coin.device).index_put((row, frame, label), F.logsigmoid(coin))
+        more = label < targets_B[row]
+        row, frame, label = row[more], frame[more], label[more]
+        laws = self.joiner.first(heard_BND, predicted_BPD, (row, frame, label)).float().log_softmax(-1)
+        said = laws.gather(1, placed.codes_BKP[row, 0, label][:, None])[:, 0]
+        said = said.where(placed.real_BKP[row, 0, label], 0)  # there is no code of the first codebook behind its last
+        said = said + F.logsigmoid(-coin[more])
+        emit_BNU = torch.full((len(targets_B), frames, labels), IMPOSSIBLE, device=coin.device).index_put((row, frame, label), said)
+        reached_BNU = allowed_BNU[..., 1:]  # whoever says a label must be able to be there
+        return Lattice(blank_BNU, emit_BNU.masked_fill(~reached_BNU, IMPOSSIBLE), lengths_B, targets_B)
+
+    def _allowed(self, lengths_B: Tensor, targets_B: Tensor, *, frames: int, labels: int) -> Tensor:
+        frame_N1, label_U = torch.arange(frames, device=lengths_B.device)[:, None], torch.arange(labels + 1, device=lengths_B.device)
+        inside_BNU = (frame_N1 < lengths_B[:, None, None]) & (label_U <= targets_B[:, None, None])
+        if self.band is None:
+            return inside_BNU
+        return inside_BNU & near_diagonal(lengths_B, targets_B, frames=frames, labels=labels, band=self.band)
+
+    @torch.no_grad()
+    def _path(self, lattice: Lattice) -> Tensor:
+        return best_path(lattice.blank_BNU, lattice.emit_BNU, lattice.lengths_B, lattice.targets_B)
+
+    def _on_diagonal(self, heard_BND: Tensor, positions: int) -> Tensor:
+        return heard_BND.repeat_interleave(self.stride, dim=1)[:, :positions]
+
+    @torch.inference_mode()
+    def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "LatticeStep":
+        """A step of the engine that has said nothing yet of these recordings, with room for so many positions."""
+        spec = self.codes.spec
+        targets_B = torch.tensor([spec.num_frames(length) + self.codes.lag for length in lengths_B.tolist()], device=noisy_BT.device)
+        return LatticeStep(self, self.hear(noisy_BT, lengths_B, int(targets_B.max())), targets_B, positions=positions)
+
+
+class Coin(nn.Module):
+    """The logit of a blank at a node."""
+
+    def __init__(self, *, heard: int, predicted: int, joint: int) -> None:
+        super().__init__()
+        self.heard, self.predicted = nn.Linear(heard, joint), nn.Linear(predicted, joint, bias=False)
+        self.leave = nn.Linear(joint, 1)
+
+    def forward(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """One of each of the `nodes` (row, frame, label)."""
+        row, frame, label = nodes
+        return self.leave(torch.tanh(self.heard(heard_BND)[row, frame] + self.predicted(predicted_BPD)[row, label]))[:, 0]
+
+
+def _nats(lattice: Lattice) -> Tensor:
+    return lattice_loss(lattice.blank_BNU, lattice.emit_BNU, lattice.lengths_B, lattice.targets_B, allowed_BNU=None)
+
+
+def _taken(heard_BND: Tensor, frames_BP: Tensor) -> Tensor:
+    return heard_BND.gather(1, frames_BP[..., None].expand(-1, -1, heard_BND.shape[2]))
+
+
+def _rest(logits: Logits, placed: Placed) -> Tensor:
+    """Nats of all codebooks but the first."""
+    real_BKP = placed.real_BKP[:, 1:]
+    return cross_entropy(logits[1:], placed.codes_BKP[:, 1:], real_BKP)[0] * real_BKP.sum() if len(logits) > 1 else logits[0].new_zeros(())
+
+
+class LatticeStep:
+    """Recordings in the midst of being said clean (`audiotok.decoding.step.Step`).
+
+    Before a position is said, the frames go on while a blank is the likelier, as far as the band lets them. `frames_BP` holds at which
+    frame each position was said.
+    """
+
+    def __init__(self, model: LatticeTransducer, heard_BND: Tensor, targets_B: Tensor, *, positions: int) -> None:
+        self.model, self.heard_BND, self.targets_B = model, heard_BND, targets_B.clone()
+        self.said_B = torch.zeros_like(targets_B)
+        self.frames_BP = torch.zeros(len(targets_B), positions + 1, dtype=torch.int64, device=heard_BND.device)  # a first 0, then each
+        self.cache = model.prediction.cache(len(heard_BND), positions=positions)
+        with torch.no_grad():
+            self._codes_VD, self._heads_VD = model.codes.codes(), model.joiner.heads()
+
+    @torch.inference_mode()
+    def __call__(self, heard_BKN: Tensor) -> Logits:
+        places_BN = self.said_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.said_B.device)
+        inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
+        predicted_BND = self.model.prediction(inputs_BND, cache=self.cache)
+        frames_BN = torch.stack([self._go_on(predicted_B1D) for predicted_B1D in predicted_BND.split(1, dim=1)], dim=1)
+        return self.model.joiner(_taken(self.heard_BND, frames_BN), predicted_BND, self._heads_VD)
+
+    def _go_on(self, predicted_B1D: Tensor) -> Tensor:
+        """frames_B at which the next position is said."""
+        rows_B = torch.arange(len(self.said_B), device=self.said_B.device)
+        first_B, last_B = self._bounds()
+        frames_B = self.frames_BP[rows_B, self.said_B].maximum(first_B)
+        while bool((going_B := self._blank(predicted_B1D, frames_B) & (frames_B < last_B)).any()):
+            frames_B = frames_B + going_B.long()
+        self.said_B = self.said_B + 1
+        self.frames_BP[rows_B, self.said_B.clamp_max(self.frames_BP.shape[1] - 1)] = frames_B
+        return frames_B
+
+    def _blank(self, predicted_B1D: Tensor, frames_B: Tensor) -> Tensor:
+        rows_B = torch.arange(len(frames_B), device=frames_B.device)
+        return self.model.going_on(self.heard_BND, predicted_B1D, (rows_B, frames_B, torch.zeros_like(rows_B))) > 0
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """The first and the last frame at which the next position may be said, as `near_diagonal` has them."""
+        last_B = -(-self.targets_B // self.model.stride) - 1
+        if self.model.band is None:
+            return torch.zeros_like(last_B), last_B
+        rate_B = self.targets_B / (last_B + 1)
+        first_B = ((self.said_B + 1 - self.model.band) / rate_B - 1).ceil().long()  # where it stands once this one is said
+        return first_B.clamp_min(0).minimum(last_B), ((self.said_B + self.model.band) / rate_B).floor().long().minimum(last_B)
+
+    @torch.inference_mode()
+    def rewind(self, heard_B: Tensor) -> None:
+        self.said_B = heard_B.clone()
+        self.cache.rewind(heard_B)
+
+    @torch.inference_mode()
+    def put(self, row: int, other: "LatticeStep") -> None:
+        self.cache.replace(row, other.cache)
+        self.said_B[row], self.targets_B[row] = other.said_B[0], other.targets_B[0]
+        self.heard_BND = F.pad(self.heard_BND, (0, 0, 0, max(other.heard_BND.shape[1] - self.heard_BND.shape[1], 0)))
+        self.heard_BND[row, : other.heard_BND.shape[1]] = other.heard_BND[0]
+        width = min(self.frames_BP.shape[1], other.frames_BP.shape[1])
+        self.frames_BP[row, :width] = other.frames_BP[0, :width]
+
+    @torch.inference_mode()
+    def reorder(self, rows_B: Tensor) -> None:
+        """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
+        self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
+        self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.said_B, self.targets_B = self.said_B[rows_B], self.targets_B[rows_B]
+        self.frames_BP, self.heard_BND = self.frames_BP[rows_B], self.heard_BND[rows_B]
