@@ -1,15 +1,19 @@
-# The two commands of a fresh clone: `make demo` and `make test`. Each first builds what it needs in .venv.
+# The two commands of a fresh clone: `make demo` and `make test`. Each first builds what it needs in .venv. `make torture` kills stages and
+# breaks files for half an hour.
 PYTHON ?= python3.11
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo test torture lint clean
 
 demo: $(VENV)/.demo
 	egs/prompts/tts/run.sh
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
+
+torture: $(VENV)/.dev
+	$(VENV)/bin/python tools/torture.py --kills 50 --cases 1000 --json torture.json
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

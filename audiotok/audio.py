@@ -7,6 +7,7 @@ number of channels) and, through PyAV, raw G.722 (.g722) and AAC (.m4a, .mp4, .a
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil, gcd
 from pathlib import Path
 
 import av
@@ -24,6 +25,13 @@ WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 BLOCK_SAMPLES = 1 << 20
 UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 LOUDEST = 2.0  # lossy codecs overshoot full scale by a little; more than 6 dB means a file whose samples were never scaled to [-1, 1]
+MOST_CHANNELS = 64
+MOST_SAMPLES = (
+    1 << 28
+)  # of all channels, 1 GiB as float32: 93 minutes of 48 kHz mono. A few KB of FLAC can say more silence than fits into memory
+HIGHEST_RATE = 768_000  # Hz
+LARGEST_FILTER = 1 << 24  # numbers, of the resampler: a rate such as 16,001 Hz, which is rather a damaged header, takes a GB
+FILTER_WIDTH = 64  # zero crossings
 STREAMED = 0x7FFF0000  # a WAV that went through a pipe declares a length near 2 or 4 GB
 WAV_PADDING = 16  # bytes: some writers count a pad byte or the last block wrongly, which loses no sound
 
@@ -38,16 +46,24 @@ def read_channels(path: str | Path, *, max_seconds: float | None = None) -> tupl
     """(wav_CT, sample rate in Hz), float32 in [-1, 1].
 
     Raises ValueError with the reason for a file that is missing, empty, no audio, broken off (a truncated FLAC, MP3 or WAV), holds NaN or
-    infinity or unscaled samples, or lasts longer than `max_seconds`, of which no more than that is read.
+    infinity or unscaled samples, more channels, more samples or a higher rate than any recording has, or lasts longer than `max_seconds`,
+    of which no more than that is read. Memory: twice the samples, whatever the file declares.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes)")
+    _refuse_absent(path)
     decode = _pyav_blocks if path.suffix.lower() in PYAV_FORMATS else _soundfile_blocks
     wav_CT, sample_rate = _join(path, decode, max_seconds)
     return _checked(path, wav_CT), sample_rate
+
+
+def _refuse_absent(path: Path) -> None:
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path}: the file is empty (0 bytes)")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 def _join(path: Path, decode: Callable[[Path], Iterator[tuple[np.ndarray, int]]], max_seconds: float | None) -> tuple[Tensor, int]:
@@ -55,6 +71,7 @@ def _join(path: Path, decode: Callable[[Path], Iterator[tuple[np.ndarray, int]]]
     for block_CT, sample_rate in decode(path):
         blocks.append(block_CT)
         samples += block_CT.shape[1]
+        _refuse_monstrous(path, channels=len(block_CT), samples=samples, sample_rate=sample_rate)
         if max_seconds is not None and samples > max_seconds * sample_rate:
             raise ValueError(f"{path}: lasts more than {max_seconds:g} s")
     if samples == 0:
@@ -62,11 +79,20 @@ def _join(path: Path, decode: Callable[[Path], Iterator[tuple[np.ndarray, int]]]
     return torch.from_numpy(np.concatenate(blocks, axis=1)), sample_rate
 
 
+def _refuse_monstrous(path: Path, *, channels: int, samples: int, sample_rate: int) -> None:
+    """What no recording has, but a damaged or hostile header may declare and a decoder then unfold."""
+    if channels > MOST_CHANNELS or not 1 <= sample_rate <= HIGHEST_RATE:
+        raise ValueError(f"{path}: {channels} channels at {sample_rate} Hz; at most {MOST_CHANNELS} at {HIGHEST_RATE} Hz are read")
+    if channels * samples > MOST_SAMPLES:
+        raise ValueError(f"{path}: holds more than {MOST_SAMPLES} samples in {channels} channels; cut it into pieces")
+
+
 def _soundfile_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
     try:
         with soundfile.SoundFile(path) as file:
             read_samples = 0
-            while len(block_TC := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+            _refuse_monstrous(path, channels=file.channels, samples=0, sample_rate=file.samplerate)
+            while len(block_TC := file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)):
                 read_samples += len(block_TC)
                 yield block_TC.T, file.samplerate
             _refuse_truncated(path, file, read_samples)
@@ -125,7 +151,10 @@ def write(path: str | Path, wav_T: Tensor, sample_rate: int) -> None:
         warnings.warn(f"{path}: {clipped} of {len(wav_T)} samples clipped, the peak is {float(wav_T.abs().max()):.3f}", stacklevel=2)
     pcm_T = (wav_T * 32768).round().clamp(-32768, 32767).to(torch.int16)
     with whole_file(path) as partial:
-        soundfile.write(partial, pcm_T.numpy(), sample_rate, format=WRITTEN_FORMATS[path.suffix.lower()], subtype="PCM_16")
+        try:
+            soundfile.write(partial, pcm_T.numpy(), sample_rate, format=WRITTEN_FORMATS[path.suffix.lower()], subtype="PCM_16")
+        except (soundfile.SoundFileError, AssertionError) as error:  # its own check that all samples went out is an assert
+            raise OSError(f"{path} cannot be written ({error}); is the disk full?") from error
 
 
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -138,11 +167,15 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
         raise ValueError(f"sample rates are positive, got {from_rate} and {to_rate} Hz")
     if from_rate == to_rate:
         return wav
+    common = gcd(from_rate, to_rate)
+    size = (to_rate // common) * (from_rate // common + 2 * ceil(FILTER_WIDTH * from_rate / min(from_rate, to_rate)))
+    if size > LARGEST_FILTER:
+        raise ValueError(f"from {from_rate} to {to_rate} Hz takes a filter of {size} numbers; convert the recording to a usual rate first")
     return functional.resample(
         wav,
         from_rate,
         to_rate,
-        lowpass_filter_width=64,
+        lowpass_filter_width=FILTER_WIDTH,
         rolloff=0.9475937167399596,
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,

@@ -4,7 +4,9 @@
   audiotok STAGE --help     what the stage reads, writes and can be told
 
 RECIPE is a name under recipes/, or the path of a .yaml file of your own. key=value changes a setting; GROUP=NAME chooses another
-component (tokenizer=lyra). The folders configs/ and recipes/ where you are, and Python modules there, are found beside audiotok's own.
+component (tokenizer=lyra). The folders configs/ and recipes/ where you are are found beside audiotok's own. What they name is run only if
+it is audiotok's own code, or of a package, module or class that is trusted: --trust my_package, also of Python modules where you are.
+--multirun runs every combination of settings with several values (train.learning_rate=1e-4,3e-4); hydra/launcher=submitit_slurm on Slurm.
 --debug shows the traceback of an error.
 """
 
@@ -15,6 +17,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -24,17 +27,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from audiotok import stages
-from audiotok.stages import paths  # noqa: F401, makes ${fitted:} known
+from audiotok.stages import paths, sweeps  # noqa: F401, the first makes ${fitted:} known
+from audiotok.trust import refuse_untrusted
 
 _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
 ORDER = (
-    "prepare", "fit", "tokenize", "reduce", "account", "align", "train", "distil", "groups", "synthesize",
-    "mix", "train_enhancer", "enhance", "decode", "evaluate", "bands", "report", "bench",
+    "prepare", "fit", "tokenize", "reduce", "account", "align", "train", "distil", "groups", "synthesize", "recognise",
+    "mix", "train_enhancer", "enhance", "decode", "evaluate", "bands", "report", "bench", "verify",
 )  # fmt: skip
 EACH = {"bench": "tokenizer", "account": "transform"}  # what a stage goes through several choices of
+SHOWN = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException, YAMLError)  # on one line; the rest are our faults
 EXAMPLES = """\
   audiotok prepare prompts/tts
   audiotok tokenize prompts/resynthesis tokenizer=dmel_80hz
@@ -56,13 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         _dispatch(argv)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException) as error:
+    except SHOWN as error:
         if debug:
             raise
         raise SystemExit(f"audiotok: {_one_line(error)}") from None
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: Sequence[str]) -> None:
+    argv, trust = trusted(argv)
+    many, argv = "--multirun" in argv, [word for word in argv if word != "--multirun"]
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
         return
@@ -71,33 +79,62 @@ def _dispatch(argv: list[str]) -> None:
         print(stage_help(name))
         return
     if len(argv) < 2:
-        raise UsageError(f"audiotok {name} wants a recipe; there are: {', '.join(recipe_names())}")
+        wanted = "a folder of outputs, such as exp" if name == "verify" else f"a recipe; there are: {', '.join(recipe_names())}"
+        raise UsageError(f"audiotok {name} wants {wanted}")
     if any(word in ("-h", "--help") for word in argv[2:]):
         print(stage_help(name))
         return
-    sys.path.append(str(Path.cwd()))  # last, so that a component of the user's own is found and shadows nothing
     stage = importlib.import_module(f"audiotok.stages.{name}")
-    if name == "report" and Path(argv[1]).is_dir():
+    if name == "verify":
+        stage.check(Path(argv[1]), argv[2:])
+    elif name == "report" and Path(argv[1]).is_dir():
         stage.draw(Path(argv[1]), argv[2:])
+    elif many:
+        _multirun(name, argv[1], argv[2:], trust=trust)
     elif name in EACH:
-        _each(stage, argv[1], argv[2:], EACH[name])
+        _each(stage, argv[1], argv[2:], EACH[name], trust=trust)
     else:
-        stage.run(load(argv[1], argv[2:]))
+        stage.run(load(argv[1], argv[2:], trust=trust))
 
 
-def _each(stage: ModuleType, recipe: str, overrides: Sequence[str], key: str) -> None:
+def _multirun(name: str, recipe: str, overrides: Sequence[str], *, trust: Sequence[str]) -> None:
+    """The stage with each combination of the settings' values, by Hydra's launchers."""
+    _, found_by = _found_by(recipe)
+    plain = [text for text in overrides if not text.startswith("hydra") and not sweeps.is_sweep(text)]
+    exp_dir = load(recipe, plain, trust=trust).exp_dir
+    job = partial(_job, name, recipe, list(trust))
+    sweeps.multirun(job, configs=ROOT / "configs", found_by=found_by, overrides=list(overrides), exp_dir=exp_dir)
+
+
+def _job(name: str, recipe: str, trust: list[str], overrides: list[str]) -> None:
+    importlib.import_module(f"audiotok.stages.{name}").run(load(recipe, overrides, trust=trust))
+
+
+def trusted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the other words, what `--trust NAME`, as often as it stands there, names)."""
+    words, names = list(argv), []
+    while "--trust" in words:
+        place = words.index("--trust")
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", name := (words[place + 1 : place + 2] or [""])[0]):
+            raise UsageError(f"--trust wants the name of a package, module or class, such as my_package; got {name!r}")
+        names.append(name)
+        del words[place : place + 2]
+    return words, names
+
+
+def _each(stage: ModuleType, recipe: str, overrides: Sequence[str], key: str, *, trust: Sequence[str]) -> None:
     """The recipe for each of the choices that `key=one,another` names; one that cannot be made does not stop the others."""
     named = [text for text in overrides if text.startswith(f"{key}=")]
     others = [text for text in overrides if text not in named]
     choices = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", named[-1].removeprefix(f"{key}=")) if named else []
     if len(choices) < 2:
-        stage.run(load(recipe, overrides))
+        stage.run(load(recipe, overrides, trust=trust))
         return
     failed = []
     for choice in choices:
         try:
-            stage.run(load(recipe, [*others, f"{key}={choice}"]))
-        except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+            stage.run(load(recipe, [*others, f"{key}={choice}"], trust=trust))
+        except SHOWN as error:
             print(f"audiotok: {choice}: {_one_line(error)}", file=sys.stderr)
             failed.append(choice)
     if failed:
@@ -106,7 +143,7 @@ def _each(stage: ModuleType, recipe: str, overrides: Sequence[str], key: str) ->
 
 def stage_names() -> list[str]:
     """The stages, in the order in which a recipe runs them."""
-    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"learning", "paths", "voices"}
+    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"learning", "paths", "sweeps", "voices"}
     return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
 
@@ -145,14 +182,15 @@ def group_options(group: str) -> list[str]:
     return sorted({path.stem for root in roots() for path in (root / "configs" / group).glob("*.yaml")})
 
 
-def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
-    """The config of a recipe with overrides. `choices` in it holds the chosen name of each group."""
-    folder, name, label = _locate(recipe)
+def load(recipe: str, overrides: Sequence[str], *, trust: Sequence[str] = ()) -> DictConfig:
+    """The config of a recipe with overrides. `choices` in it holds the chosen name of each group.
+
+    Raises ValueError where it names code that is neither audiotok's nor in `trust`, nor typed as tokenizer=my_package.MyTokenizer.
+    """
+    recipes, wanted = _found_by(recipe)
+    typed = [text.removeprefix("tokenizer=") for text in overrides if text.startswith("tokenizer=")][-1:]
     overrides, own = foreign_tokenizer(overrides)
     overrides, chained = chain(overrides)
-    configs = [root / "configs" for root in roots()[1:] if (root / "configs").is_dir()]
-    search = ",".join(f"'file://{path}'" for path in (folder.parent, *configs))
-    wanted = [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         _check_groups(overrides)
         chosen = [text for text in overrides if group_options(_group(text))]
@@ -160,7 +198,7 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
         overrides = [_quoted(text, plain) for text in overrides]
         _check(overrides, plain)
         cfg = compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
-    choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", folder.name))}
+    choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", recipes))}
     with open_dict(cfg):
         del cfg["hydra"]
         cfg.choices = choices
@@ -168,7 +206,20 @@ def load(recipe: str, overrides: Sequence[str]) -> DictConfig:
             cfg.tokenizer, cfg.choices.tokenizer = own
         if chained:
             cfg.choices.transform = chained
+    if own is not None and not typed[0].endswith((".yaml", ".yml")):
+        trust = [*trust, own[0]._target_]
+    refuse_untrusted(OmegaConf.to_container(cfg, resolve=False), trust)
+    if trust:
+        sys.path.append(str(Path.cwd()))  # last, so that a component of the user's own is found and shadows nothing
     return cfg
+
+
+def _found_by(recipe: str) -> tuple[str, list[str]]:
+    """(the config group that a recipe is of, the overrides that find and name it)."""
+    folder, name, label = _locate(recipe)
+    configs = [root / "configs" for root in roots()[1:] if (root / "configs").is_dir()]
+    search = ",".join(f"'file://{path}'" for path in (folder.parent, *configs))
+    return folder.name, [f"hydra.searchpath=[{search}]", f"+{folder.name}={name}", f"recipe={label}"]
 
 
 def chain(overrides: Sequence[str]) -> tuple[list[str], str | None]:

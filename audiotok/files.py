@@ -1,25 +1,45 @@
 """Files that are whole or absent, fingerprints, and the contract of a stage's output folder.
 
 A stage's folder is filled under `NAME.partial` and renamed when it is complete, so that a reader never sees half of one. Beside its
-content it holds `stage.json`: the settings it was made with and their fingerprint.
+content it holds `stage.json`: the settings it was made with and their fingerprint, and `audiotok.sha256`: the digest of every file, as
+`sha256sum -c audiotok.sha256` reads it too. What is read as JSON is held against it first.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 RECORD = "stage.json"
+SUMS = "audiotok.sha256"
+UNSUMMED = ("log.jsonl", "events.out.tfevents*")  # logs: the time of day is in them
+SECRET = re.compile(
+    r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|credentials?|(?:api|access|private|secret)_?key)$", re.IGNORECASE
+)  # how the names of settings and of variables of the environment end that nobody else shall read
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # USER:PASSWORD@ in an address
+REDACTED = "***"
+SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def fingerprint(value: Any) -> str:
     """Hex SHA-256 of a JSON-like value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+def redacted(value: Any) -> Any:
+    """A JSON-like value as it may be saved and shown: without the texts of settings that are secrets by their names, and without the users
+    and passwords in addresses."""
+    if isinstance(value, Mapping):
+        return {key: REDACTED if isinstance(item, str) and SECRET.search(str(key)) else redacted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item) for item in value]
+    return CREDENTIALS.sub(REDACTED, value) if isinstance(value, str) else value
 
 
 def file_digest(path: Path) -> str:
@@ -71,7 +91,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises ValueError naming the file where it is no JSON, or other than it was written."""
+    refuse_damaged(path)
+    return parsed(path.read_bytes(), str(path))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
@@ -81,9 +103,62 @@ def write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+    """Raises ValueError naming the file and the line where it is no JSON, or other than it was written."""
+    refuse_damaged(path)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            row = parsed(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: got {str(row)[:40]!r}, wanted an object {{...}} on each line")
+            yield row
+
+
+def parsed(text: bytes, where: str) -> Any:
+    """The value of a JSON text. Raises ValueError saying where it stands, however it is broken."""
+    try:
+        return json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is damaged, or no JSON ({error}); `audiotok verify FOLDER` names what else is") from error
+
+
+def seal(folder: Path) -> None:
+    """Write audiotok.sha256 of all files in a folder but logs; of a folder in it that has its own, only that is among them."""
+    sealed = {path.parent for path in folder.rglob(SUMS)} - {folder}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not any(path.match(pattern) for pattern in UNSUMMED)]
+    named = [path for path in paths if path != folder / SUMS and (path.name == SUMS or not sealed.intersection(path.parents))]
+    with whole_file(folder / SUMS) as partial:
+        partial.write_text("".join(f"{file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in named), encoding="utf-8")
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """The digests in a folder's audiotok.sha256, by path. Raises ValueError for a line of another kind, and a path out of the folder."""
+    sums: dict[str, str] = {}
+    for number, line in enumerate((folder / SUMS).read_bytes().splitlines(), start=1):
+        match = SUM.fullmatch(line.decode("utf-8", errors="replace"))
+        if match is None or ".." in PurePosixPath(match[2]).parts or PurePosixPath(match[2]).is_absolute():
+            raise ValueError(f"{folder / SUMS}, line {number} is damaged: a digest, two spaces and a path in the folder are wanted")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def digest_on_record(path: Path) -> str | None:
+    """What audiotok.sha256 in the file's folder, or in the next one above that has any, says of it; None where nothing does."""
+    for folder in path.parents:
+        if (folder / SUMS).is_file():
+            return sums_of(folder).get(path.relative_to(folder).as_posix())
+        if (folder / RECORD).is_file():
+            return None
+    return None
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise ValueError where a file is other than its checksum says; one that has none, or is not there, passes."""
+    expected = digest_on_record(path) if path.is_file() else None
+    if expected is not None and file_digest(path) != expected:
+        raise ValueError(
+            f"{path} is damaged: other than its checksum in {SUMS} says; `audiotok verify FOLDER --repair` removes what is, "
+            f"so that its stage makes it again (if you changed it yourself, delete {SUMS})"
+        )
 
 
 def settings_of(folder: Path) -> dict | None:
@@ -114,8 +189,8 @@ def build(
     folder: `work` is given what an interrupted run with the same settings left, and one of other settings is refused like a finished
     folder as long as it holds such work. Two processes cannot fill one folder at a time.
     """
-    settings = json.loads(json.dumps(settings, default=str))
-    with _locked(folder):
+    settings = redacted(json.loads(json.dumps(settings, default=str)))
+    with locked(folder):
         if not overwrite and _matches(folder, settings):
             return "present"
         partial = folder.with_name(f"{folder.name}.partial")
@@ -125,6 +200,7 @@ def build(
             partial.mkdir(parents=True)
             write_json(partial / RECORD, {"settings": settings, "fingerprint": fingerprint(settings)})
         work(partial)
+        seal(partial)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
         return "made"
@@ -152,7 +228,8 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder of outputs alone. Raises ValueError where another process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
         try:

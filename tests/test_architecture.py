@@ -10,6 +10,7 @@ import audiotok
 
 LAYERS = [
     {"types", "files", "distributed"},
+    {"trust"},
     {"audio"},
     {"nn"},
     {"tokenizers", "transforms", "store"},

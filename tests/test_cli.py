@@ -90,7 +90,7 @@ def test_a_folder_without_configs_or_with_a_comma_in_its_name_prints_no_complain
         (folder / "configs" / "tokenizer").mkdir(parents=True)
         (folder / "configs" / "tokenizer" / "mine.yaml").write_text("_target_: mine.Mine\n")
         monkeypatch.chdir(folder)
-        assert cli.load("prompts/tts", ["tokenizer=mine"]).tokenizer._target_ == "mine.Mine"
+        assert cli.load("prompts/tts", ["tokenizer=mine"], trust=["mine"]).tokenizer._target_ == "mine.Mine"
     monkeypatch.chdir(tmp_path)
     cli.load("prompts/tts", [])
     assert capfd.readouterr().err == ""

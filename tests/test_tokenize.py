@@ -293,7 +293,8 @@ def recipe(root: Path, corpus: Path, **changes: object) -> DictConfig:
     """What the command line makes of a recipe on that corpus with dMel."""
     cfg = OmegaConf.load(CONFIGS / "config.yaml")
     del cfg["defaults"]
-    groups = {"data": OmegaConf.load(CONFIGS / "data" / "speech.yaml"), "tokenizer": OmegaConf.load(CONFIGS / "tokenizer" / "dmel.yaml")}
+    chosen = {"data": "speech", "tokenizer": "dmel", "engine": "processes"}
+    groups = {group: OmegaConf.load(CONFIGS / group / f"{name}.yaml") for group, name in chosen.items()}
     given = {
         "recipe": "tiny",
         "exp_root": str(root),
@@ -328,7 +329,7 @@ def test_the_stages_bring_real_speech_to_codes_and_back(
     tokenize.run(cfg)
     dmel = instantiate(cfg.tokenizer)
     folder = paths.tokens(cfg, dmel.spec.fingerprint)
-    assert sorted(path.name for path in folder.iterdir()) == ["dev", "failed.jsonl", "stage.json", "test", "train"]
+    assert sorted(path.name for path in folder.iterdir()) == ["audiotok.sha256", "dev", "failed.jsonl", "stage.json", "test", "train"]
     cuts = load_cuts(paths.manifests(cfg), "train")
     train, test = TokenStore(folder / "train"), TokenStore(folder / "test")
     assert train.spec == dmel.spec and train.ids == [cut.id for cut in cuts] and len(test) == 2
@@ -369,7 +370,7 @@ def test_the_stage_takes_the_processes_it_is_told_and_finds_the_same(prepared: C
     tokenize.run(two)
     stored = digests(tmp_path / "one" / "tokens")
     assert stored == digests(tmp_path / "two" / "tokens") and len(stored) > 4
-    with pytest.raises(ValueError, match=r"tokenize\.workers=0: auto, or a number of processes"):
+    with pytest.raises(ValueError, match=r"tokenize\.workers=0: auto, or a number of workers"):
         tokenize.run(prepared(tmp_path / "none", tokenize__workers=0))
 
 

@@ -12,6 +12,9 @@ Compared are the names of all files and the SHA-256 of their content, except, of
 
     events.out.tfevents*    TensorBoard: the time of day is in it, in its name too, so the name is not compared either
     log.jsonl               compared without its "time"
+    cells/*.parquet         a row of the benchmark: compared without when it began and how long it took, and where its task is the cost of a
+                            tokenizer, which are times, without its scores and items
+    report/                 the benchmark's page, drawn of these rows: not compared
     .*.lock                 empty
 
 Prints one JSON object; its "identical" says how it went, and so does the exit status.
@@ -27,12 +30,29 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import pyarrow.parquet as pq
+
+COST = "cost-"  # tasks whose scores are times
 ERRORS = "stderr.txt"
 POLL = 0.02  # seconds between looks at the folder
+
+
+class Running(Protocol):
+    """A process that leads a group of its own, as subprocess.Popen is."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Start = Callable[[Sequence[str], Path], Running]
 
 
 @dataclass
@@ -72,10 +92,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check(command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, chain: int, seed: int) -> Report:
-    """Kill the command `kills` times in all; every run that was killed is brought to its end and compared."""
+def check(
+    command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, chain: int, seed: int, start: Start | None = None
+) -> Report:
+    """Kill the command `kills` times in all; every run that was killed is brought to its end and compared.
+
+    `start` runs it on an exp_root, as a program of the shell if it is not given.
+    """
+    start = start or _start
     root = shutil.copytree(prepared, scratch / "exp")  # one path for all runs: configs that are saved hold it
-    first_write, whole = _undisturbed(command, root)
+    first_write, whole = _undisturbed(command, root, start)
     expected, moments = contents(root), random.Random(seed)
     report = Report(list(command), seed, round(whole, 3), round(first_write, 3))
     while len(report.kills) < kills:
@@ -83,10 +109,10 @@ def check(command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, 
         shutil.copytree(prepared, root)
         for _ in range(min(chain, kills - len(report.kills))):
             moment = moments.uniform(0.9 * first_write, whole)
-            if not _killed(command, root, after=moment):
+            if not _killed(command, root, start, after=moment):
                 break
             report.kills.append({"seconds": round(moment, 3), "files": len(_files(root))})
-        _ended_well(_start(command, root), root)
+        _ended_well(start(command, root), root)
         compared = contents(root)
         report.compared_runs += 1
         report.compared_files += len(compared)
@@ -94,24 +120,24 @@ def check(command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, 
     return report
 
 
-def _undisturbed(command: Sequence[str], root: Path) -> tuple[float, float]:
+def _undisturbed(command: Sequence[str], root: Path, start: Start) -> tuple[float, float]:
     """Seconds until the first file appears, and until the end."""
-    before, start, first = set(_files(root)), time.monotonic(), None
-    process = _start(command, root)
+    before, begun, first = set(_files(root)), time.monotonic(), None
+    process = start(command, root)
     while process.poll() is None:
         if first is None and set(_files(root)) - before:
-            first = time.monotonic() - start
+            first = time.monotonic() - begun
         time.sleep(POLL)
     _ended_well(process, root)
-    whole = time.monotonic() - start
+    whole = time.monotonic() - begun
     if set(_files(root)) == before:
         raise SystemExit(f"{' '.join(command)} wrote nothing: its output is in --prepared already")
     return first or whole, whole
 
 
-def _killed(command: Sequence[str], root: Path, *, after: float) -> bool:
+def _killed(command: Sequence[str], root: Path, start: Start, *, after: float) -> bool:
     """Whether the command still ran after so many seconds, and was killed."""
-    process = _start(command, root)
+    process = start(command, root)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -127,15 +153,22 @@ def _start(command: Sequence[str], root: Path) -> subprocess.Popen:
         return subprocess.Popen([*command, f"exp_root={root}"], stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
 
 
-def _ended_well(process: subprocess.Popen, root: Path) -> None:
-    if process.wait():
+def _ended_well(process: Running, root: Path) -> None:
+    if code := process.wait():
         errors = (root.parent / ERRORS).read_text(errors="replace")
-        raise SystemExit(f"the stage failed with {process.returncode}:\n{errors}")
+        raise SystemExit(f"the stage failed with {code}:\n{errors}")
 
 
 def contents(root: Path) -> dict[str, str]:
     """Every file that is compared, by its path in the folder, with the digest of what is compared of it."""
     return {str(path.relative_to(root)): _digest(path) for path in _files(root) if not path.name.startswith("events.out.tfevents")}
+
+
+def _row(path: Path) -> bytes:
+    """Of a row of the benchmark, what does not depend on the time of day and on the machine's speed."""
+    (row,) = pq.read_table(path).to_pylist()
+    times = {"started", "seconds"} | ({"scores", "detail"} if path.name.startswith(COST) else set())
+    return json.dumps({key: value for key, value in row.items() if key not in times}, default=str).encode()
 
 
 def _files(root: Path) -> list[Path]:
@@ -145,7 +178,11 @@ def _files(root: Path) -> list[Path]:
 
 def _digest(path: Path) -> str:
     content = path.read_bytes()
-    if path.name == "log.jsonl":
+    if path.parent.name == "cells":
+        content = _row(path)
+    elif path.parent.name == "report" or (path.parent.name == "items" and path.name.startswith(COST)):
+        content = b""
+    elif path.name == "log.jsonl":
         entries = [json.loads(line) for line in content.splitlines()]
         content = json.dumps([{key: value for key, value in entry.items() if key != "time"} for entry in entries]).encode()
     return hashlib.sha256(content).hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 from audiotok.bench.checks import Checked
 from audiotok.data.manifests import load_cuts
 from audiotok.data.tokenization import read_cut, tokenize_cuts
-from audiotok.data.workers import Workers
+from audiotok.data.workers import Pool
 from audiotok.evaluation.metric import NotApplicable, Utterance
 from audiotok.files import fingerprint
 from audiotok.store import TokenStore
@@ -183,7 +183,7 @@ class Subject:
         return self.resynthesis(Heard(cut, codes_KN=self.encode(read_cut(cut, self.decoder.spec.sample_rate))))
 
     def store(
-        self, selections: Iterable[Selection], *, batch_seconds: float, workers: Workers | None, progress: Callable[[int], None]
+        self, selections: Iterable[Selection], *, batch_seconds: float, workers: Pool | None, progress: Callable[[int], None]
     ) -> dict[str, str]:
         """Encode what the selections choose, once; the utterances that could not be, with reasons. A killed run goes on where it was."""
         tokenizer: Any = self.tokenizer

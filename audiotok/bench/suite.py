@@ -62,7 +62,7 @@ def ended(task: Task, cell: Cell, broken: Broken, *, suite: str, label: str, pro
 
 def describe(folder: Path, told: Mapping[str, Any], *, overwrite: bool) -> None:
     """Write tokenizer.json. Raises ValueError where the folder is another tokenizer's."""
-    path = folder / TOKENIZER
+    told, path = files.redacted(dict(told)), folder / TOKENIZER
     if path.exists() and not overwrite:
         differing = list(files.differences(files.read_json(path)["settings"], dict(told)["settings"]))
         if differing:

@@ -2,10 +2,54 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
+from audiotok import distributed
+
 NOISE = 0.1  # a length is off by up to this share when items are sorted, so that batches differ from epoch to epoch
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of the `accumulate` batches of a step are one rank's: every `world_size`-th, from its rank on.
+
+    So a step is made of the same batches on any number of ranks. Raises ValueError where they cannot be shared out evenly.
+    """
+
+    rank: int
+    world_size: int
+    accumulate: int
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.accumulate % self.world_size:
+            raise ValueError(
+                f"train.accumulate={self.accumulate} batches of a step cannot be dealt to {self.world_size} processes; set a multiple of "
+                f"{self.world_size}"
+            )
+
+    @classmethod
+    def here(cls, accumulate: int) -> "Share":
+        """Of this process."""
+        return cls(distributed.rank(), distributed.world_size(), accumulate)
+
+    @property
+    def num(self) -> int:
+        """Batches of a step."""
+        return self.accumulate // self.world_size
+
+    @property
+    def numbers(self) -> range:
+        """Of the batches of a step, from 0."""
+        return range(self.rank, self.accumulate, self.world_size)
+
+    def places(self, step: int) -> Iterator[tuple[int, int]]:
+        """(step, number) of each batch from step `step` (counted from 0) on, without end."""
+        return ((later, number) for later in count(step) for number in self.numbers)
+
+
+ALONE = Share(0, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -29,12 +73,13 @@ class BucketedBatches:
             item = list(self.lengths).index(longest)
             raise ValueError(f"item {item} has {longest} frames, a batch at most {self.batch_frames}; raise train.batch_frames")
 
-    def from_step(self, step: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
-        """The batches from step `step` (counted from 0) on, without end. Each step's `world_size` batches go to one rank each.
+    def from_step(self, step: int, *, share: Share = ALONE) -> Iterator[list[int]]:
+        """A rank's batches from step `step` (counted from 0) on, without end.
 
         Epochs differ in their number of batches, so a late start plans the epochs before it: a tenth of a second each for 100,000 items.
         """
-        wanted, epoch = step * world_size + rank, 0
+        world_size = share.world_size
+        wanted, epoch = step * share.accumulate + share.rank, 0
         while True:
             plan = self.epoch(epoch)
             yield from plan[wanted::world_size]

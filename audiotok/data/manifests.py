@@ -14,12 +14,12 @@ What is used where it lies: a WAV or FLAC of one channel, at any rate and depth 
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from audiotok import audio
 from audiotok.data.splits import SPLITS
-from audiotok.files import fingerprint, whole_file, write_json, write_jsonl
+from audiotok.files import fingerprint, refuse_damaged, whole_file, write_json, write_jsonl
 
 USED_IN_PLACE = (".wav", ".flac")
 LONGEST_NAME = 100
@@ -72,15 +72,14 @@ def write_manifests(
     """The recordings left out; `folder` then holds the manifests of the others, in the order of their ids.
 
     `max_rejected` is the share of all recordings that may be left out, `max_seconds` the longest that is kept, `workers` the number of
-    processes. `progress` is told how many more are done. Raises ValueError where more are bad, where an id is given twice, where a split
-    is not one of train, dev and test, and where nothing is left.
+    processes. `progress` is told how many more are done. An id that is given twice, and one that is no text, is bad as well: nobody knows
+    whose it is. Raises ValueError where more are bad, where a split is not one of train, dev and test, and where nothing is left.
     """
     _refuse_unknown_splits(utterances)
-    _refuse_duplicates(utterances)
     jobs = [(split, utterance) for split in SPLITS for utterance in sorted(utterances.get(split, ()), key=lambda utterance: utterance.id)]
     cuts: dict[str, list[MonoCut]] = {split: [] for split in SPLITS}
     rejected: list[Rejected] = []
-    for (split, _), result in zip(jobs, _checked(jobs, folder, max_seconds=max_seconds, workers=workers)):
+    for (split, _), result in zip(jobs, _checked(jobs, folder, _bad_ids(jobs), max_seconds=max_seconds, workers=workers)):
         if isinstance(result, Rejected):
             rejected.append(result)
         else:
@@ -95,13 +94,23 @@ def write_manifests(
 
 
 def load_cuts(folder: Path, split: str) -> CutSet:
-    """The cuts of a split, in memory, each with an absolute path to its audio. Raises ValueError naming the splits there are."""
+    """The cuts of a split, in memory, each with an absolute path to its audio.
+
+    Raises ValueError naming the splits there are, and where the manifest is damaged.
+    """
     path = Path(folder) / f"cuts_{split}.jsonl.gz"
     if not path.exists():
         known = [name for name in SPLITS if (Path(folder) / f"cuts_{name}.jsonl.gz").exists()]
         raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(known) or 'none: run `audiotok prepare` first'}")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return CutSet([_located(MonoCut.from_dict(json.loads(line)), Path(folder)) for line in file])
+    refuse_damaged(path)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            cuts = [_located(MonoCut.from_dict(json.loads(line)), Path(folder)) for line in file]
+        if not cuts:
+            raise ValueError("it is empty")
+        return CutSet(cuts)
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); `audiotok verify FOLDER --repair` sets it aside, then prepare again") from error
 
 
 def summary(split: str, cuts: Sequence[MonoCut], rejected: Iterable[Rejected]) -> dict[str, Any]:
@@ -130,10 +139,18 @@ def _refuse_unknown_splits(utterances: Mapping[str, Sequence[Utterance]]) -> Non
         raise ValueError(f"a corpus has the splits {', '.join(SPLITS)}; this one also gives {', '.join(unknown)}")
 
 
-def _refuse_duplicates(utterances: Mapping[str, Sequence[Utterance]]) -> None:
-    counts = Counter(utterance.id for utterance in chain.from_iterable(utterances.values()))
-    if doubled := [name for name, count in counts.items() if count > 1]:
-        raise ValueError(f"{len(doubled)} ids are given more than once, such as {', '.join(doubled[:3])}; every utterance needs its own")
+def _bad_ids(jobs: Sequence[tuple[str, Utterance]]) -> dict[str, str]:
+    """Why some ids cannot be kept: given more than once, of the same file name as another, or no text that can be written."""
+    ids = Counter(utterance.id for _, utterance in jobs)
+    names = Counter(file_name(id) for id in ids)
+    bad = {id: f"its id is given {count} times; every utterance needs its own" for id, count in ids.items() if count > 1}
+    bad |= {id: f"its id is {file_name(id)!r} as the name of a file, and so is another's" for id in ids if names[file_name(id)] > 1}
+    return bad | {id: "its id is no Unicode text" for id in ids if _text(id) != id}
+
+
+def _text(name: str) -> str:
+    """As it can be written: what stands for bytes that are no UTF-8, in names of files, is spelled out."""
+    return name.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _refuse_too_many(folder: Path, rejected: Sequence[Rejected], *, total: int, max_rejected: float) -> None:
@@ -148,8 +165,10 @@ def _refuse_too_many(folder: Path, rejected: Sequence[Rejected], *, total: int, 
     )
 
 
-def _checked(jobs: Sequence[tuple[str, Utterance]], folder: Path, *, max_seconds: float, workers: int) -> Iterator[MonoCut | Rejected]:
-    check = partial(_check, folder=folder, max_seconds=max_seconds)
+def _checked(
+    jobs: Sequence[tuple[str, Utterance]], folder: Path, bad_ids: Mapping[str, str], *, max_seconds: float, workers: int
+) -> Iterator[MonoCut | Rejected]:
+    check = partial(_check, folder=folder, bad_ids=bad_ids, max_seconds=max_seconds)
     if workers <= 1:
         yield from map(check, jobs)
         return
@@ -157,14 +176,15 @@ def _checked(jobs: Sequence[tuple[str, Utterance]], folder: Path, *, max_seconds
         yield from pool.map(check, jobs, chunksize=8)
 
 
-def _check(job: tuple[str, Utterance], *, folder: Path, max_seconds: float) -> MonoCut | Rejected:
+def _check(job: tuple[str, Utterance], *, folder: Path, bad_ids: Mapping[str, str], max_seconds: float) -> MonoCut | Rejected:
     split, utterance = job
     try:
-        recording = _recording(utterance, Path("audio") / split, folder, max_seconds)
+        if utterance.id in bad_ids:
+            raise ValueError(bad_ids[utterance.id])
+        return _cut(utterance, _recording(utterance, Path("audio") / split, folder, max_seconds))
     except ValueError as error:
         path = str(utterance.sound) if isinstance(utterance.sound, Path) else ", ".join(map(str, _sources(utterance.sound)))
-        return Rejected(utterance.id, split, path, str(error).removeprefix(f"{path}: "))
-    return _cut(utterance, recording)
+        return Rejected(_text(utterance.id), split, _text(path), _text(str(error).removeprefix(f"{path}: ")))
 
 
 def _recording(utterance: Utterance, subfolder: Path, folder: Path, max_seconds: float) -> Recording:

@@ -58,14 +58,17 @@ def _folder(root: str | None) -> Path:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", restval="")
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column `path`; its first line must name the columns, it has {reader.fieldnames}")
-        for row in reader:
-            if not row["path"]:
-                raise ValueError(f"{path}, line {reader.line_num}: no path")
-            if None in row:
-                raise ValueError(f"{path}, line {reader.line_num}: more fields than the first line names columns")
-            yield reader.line_num, row
+        try:
+            if "path" not in (reader.fieldnames or ()):
+                raise ValueError(f"it has no column `path`; the first line must name the columns, it has {reader.fieldnames}")
+            for row in reader:
+                if not row["path"]:
+                    raise ValueError("no path")
+                if None in row:
+                    raise ValueError("more fields than the first line names columns")
+                yield reader.line_num, row
+        except (ValueError, csv.Error) as error:  # csv's of a field that never ends, and of bytes that are no UTF-8
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _chosen(rows: Sequence[tuple[int, dict[str, str]]], datasets: Sequence[str] | None) -> Iterable[tuple[int, dict[str, str]]]:
@@ -78,8 +81,9 @@ def _chosen(rows: Sequence[tuple[int, dict[str, str]]], datasets: Sequence[str] 
 
 
 def _utterance(folder: Path, row: Mapping[str, str], language: str | None) -> Utterance:
+    path = Path(row["path"])
     return Utterance(
-        id=Path(row["path"]).with_suffix("").as_posix().replace("/", "_"),
+        id=(path.with_suffix("") if path.name else path).as_posix().replace("/", "_"),
         sound=folder / row["path"],
         text=row.get("text") or None,
         speaker=row.get("speaker") or None,

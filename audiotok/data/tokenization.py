@@ -22,7 +22,7 @@ from torch import Tensor
 from audiotok import audio, files
 from audiotok.data.manifests import load_cuts
 from audiotok.data.splits import SPLITS
-from audiotok.data.workers import Workers
+from audiotok.data.workers import Pool
 from audiotok.store import TokenWriter, Utterance
 from audiotok.tokenizers.base import Tokenizer
 
@@ -37,7 +37,7 @@ def tokenize_corpus(
     batch_seconds: float,
     shard_utterances: int,
     device: torch.device,
-    workers: Workers | None = None,
+    workers: Pool | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, str]:
     """Fill `folder / SPLIT` for each split of a corpus; the utterances that could not be tokenised, each with the reason.
@@ -79,7 +79,7 @@ def tokenize_cuts(
     batch_seconds: float,
     shard_utterances: int,
     device: torch.device,
-    workers: Workers | None = None,
+    workers: Pool | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, str]:
     """Fill `folder` with a split's shards; the utterances that could not be tokenised, each with the reason.
@@ -91,7 +91,7 @@ def tokenize_cuts(
     """
     writer = TokenWriter(folder, tokenizer.spec)
     batches = _planned(cuts, writer, batch_seconds=batch_seconds, shard_utterances=shard_utterances, progress=progress)
-    with _same_rounding(device):
+    with same_rounding(device):
         encoded = _encoded(batches, tokenizer, device=device, workers=workers)
         for shard, first in encoded:
             others = (batch for _, batch in islice(encoded, shard.num_batches - 1))
@@ -150,7 +150,7 @@ def _planned(
 
 
 def _encoded(
-    batches: Iterator[tuple[_Shard, list[MonoCut]]], tokenizer: Tokenizer, *, device: torch.device, workers: Workers | None
+    batches: Iterator[tuple[_Shard, list[MonoCut]]], tokenizer: Tokenizer, *, device: torch.device, workers: Pool | None
 ) -> Iterator[tuple[_Shard, Encoded]]:
     """Each batch's shard and codes, in order: by this process until the workers are ready, then by them."""
     shards: deque[_Shard] = deque()
@@ -190,7 +190,7 @@ def _write(writer: TokenWriter, shard: _Shard, encoded: Iterable[Encoded], *, pr
 
 
 @contextmanager
-def _same_rounding(device: torch.device) -> Iterator[None]:
+def same_rounding(device: torch.device) -> Iterator[None]:
     """One thread on a CPU: how a sum is shared among threads decides how it rounds, and a flipped rounding is another code."""
     before = torch.get_num_threads()
     if device.type == "cpu":

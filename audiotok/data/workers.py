@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from time import monotonic
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -23,6 +23,16 @@ import torch
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 GOODBYE = 2.0  # seconds: what waits for a task ends within them by itself, and gives back the semaphores of its libraries
+
+
+class Pool(Protocol):
+    """Workers, wherever they are, each with a function of one task."""
+
+    def ready(self) -> bool:
+        """Whether they take over from the process that asks."""
+
+    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """Each task's result, in order. A task is taken when a worker is free for it. Raises ValueError where one has no result."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiotok.data.manifests import load_cuts
-from audiotok.data.workers import Workers
+from audiotok.data.workers import Pool
 from audiotok.evaluation import sources
 from audiotok.evaluation.metric import Column, Metric, MetricFailure, NotApplicable, Ratio, Utterance, Value
 from audiotok.files import whole_file
@@ -86,7 +86,7 @@ def score_all(
     *,
     folder: Path,
     system: Path | None = None,
-    workers: Workers | None = None,
+    workers: Pool | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pa.Table:
     """The rows of all `ids`, in their order, also written to `folder`/utterances.parquet.
@@ -114,7 +114,7 @@ def score_all(
 
 
 def _rows(
-    ids: Iterable[str], load: Callable[[str], Pair], metrics: Mapping[str, Metric], *, system: Path | None, workers: Workers | None
+    ids: Iterable[str], load: Callable[[str], Pair], metrics: Mapping[str, Metric], *, system: Path | None, workers: Pool | None
 ) -> Iterator[Row]:
     """In order: by this process until the workers are ready, then by them."""
     coming = iter(ids)

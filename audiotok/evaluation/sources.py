@@ -12,6 +12,7 @@ from lhotse import CutSet, MonoCut
 
 from audiotok import audio, files
 from audiotok.data.costs import COSTS
+from audiotok.data.integrity import read_array
 from audiotok.data.resynthesis import SYSTEM
 from audiotok.evaluation.metric import JUDGE_RATE, Utterance
 
@@ -71,7 +72,7 @@ class AudioFolder:
     def codes(self, id: str) -> np.ndarray | None:
         """The codes [K, N] that the audio was made from; None where the folder does not hold them."""
         path = self.rows[id].get("codes")
-        return None if path is None else np.load(self.path / path, allow_pickle=False)
+        return None if path is None else read_array(self.path / path)
 
     def rounds(self, id: str) -> list[list[int]]:
         """[drafted, accepted] positions of each round; none where it was not spoken by speculative decoding."""

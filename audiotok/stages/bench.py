@@ -6,11 +6,12 @@ each score is a mean of), tokens/, audio/ and tokenizer.json, the same for the s
 then the page BENCH/report/index.html, which `audiotok report BENCH` draws anew. A killed run goes on with the cells that are missing. A
 tokenizer that misbehaves gets a verdict in place of a score, and the other cells finish.
 Told by: tokenizer (tokenizer=dmel, tokenizer=one,another, tokenizer=my_package.MyTokenizer, tokenizer=mine.yaml), bench.label (its name
-on the page), bench.tasks (some of the suite's), bench.seeds, bench.workers, bench.ray, bench.root, everything under tasks, device.
+on the page), bench.tasks (some of the suite's), bench.seeds, bench.workers, bench.root, everything under tasks, device; engine (engine=ray
+for a Ray cluster) and its keys.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from audiotok.bench.rows import Row, write
 from audiotok.bench.subject import Selection, Subject
 from audiotok.bench.suite import Cell
 from audiotok.bench.task import Outcome, Task
+from audiotok.data.engines import Asked
 from audiotok.data.tokenization import bound_kernel_cache, encoder
-from audiotok.data.workers import Workers, num_cores
+from audiotok.data.workers import Pool
 from audiotok.stages import align, fit, paths, prepare
 from audiotok.tokenizers.base import Fittable, WaveformCodec
 
-SECTIONS: tuple[str, ...] = ("bench", "tokenizer")
+SECTIONS: tuple[str, ...] = ("bench", "tokenizer", "engine")
 WORTH_WORKERS = 5.0  # seconds: what takes no longer is done before processes have started
 
 Folders = tuple[Mapping[str, Path], Mapping[str, Path]]  # of corpora and of alignments, by the suite's names
@@ -47,7 +49,7 @@ def run(cfg: DictConfig) -> None:
     corpora = {name: folder for name in cfg.corpora if (folder := _corpus(cfg, name, console)) is not None}
     alignments = {name: _alignment(cfg, name) for name in cfg.bench.aligned if name in corpora}
     root = Path(cfg.bench.root) / cfg.recipe.rpartition("/")[2]
-    files.write_json(root / suite.SUITE, {"suite": cfg.recipe, "tasks": OmegaConf.to_container(cfg.tasks, resolve=True)})
+    files.write_json(root / suite.SUITE, files.redacted({"suite": cfg.recipe, "tasks": OmegaConf.to_container(cfg.tasks, resolve=True)}))
     references = {name: OmegaConf.to_container(node, resolve=True) for name, node in cfg.get("references", {}).items()}
     label = cfg.bench.label or cfg.choices.tokenizer
     if label in references or label == suite.RECORDINGS:
@@ -129,14 +131,14 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
     if not missing:
         console.print(f"{folder} is there already", soft_wrap=True)
         return
-    provenance = {cell: told[cell] | around | {"cell": fingerprints[cell]} for cell in missing}
+    provenance = {cell: files.redacted(told[cell]) | around | {"cell": fingerprints[cell]} for cell in missing}
     alive = _survives(cfg, subject, node, console)
     if alive:
         _codes(cfg, subject, node, tasks, console)
     make = partial(_worker, node, label, folders, folder / "tokens", cfg.device, settings, cfg.recipe, provenance)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         bar = progress.add_task(f"benching {label}", total=len(missing))
-        for cell, result in _results(cfg, make, missing):
+        for cell, result in _results(cfg, make, missing, asked=cfg.bench.workers):
             lost = isinstance(result, Broken)
             about_it = {"suite": cfg.recipe, "label": label, "provenance": provenance[cell]}
             row = suite.ended(tasks[cell.task], cell, result, **about_it) if lost else result
@@ -164,29 +166,23 @@ def _worker(
     return lambda cell: cells.run_cell(task(cell.task), subject, name=cell.task, seed=cell.seed, provenance=provenance[cell], **about)
 
 
-def _results(cfg: DictConfig, make: Callable[[], Callable[[Cell], Row]], missing: list[Cell]) -> Any:
-    if cfg.bench.ray:
-        return grid.on_ray(make, missing, address=cfg.bench.ray)
-    num = num_cores() if cfg.bench.workers == "auto" else cfg.bench.workers
-    if num == 0:
-        return grid.one_by_one(make, missing)
-    return grid.in_processes(make, missing, num=num, seconds=60 * cfg.bench.cell_minutes)
+def _results(cfg: DictConfig, make: Callable[[], Callable[[Any], Any]], cells: list[Any], *, asked: Asked) -> Iterator[tuple[Any, Any]]:
+    return grid.outcomes(instantiate(cfg.engine), make, cells, asked=asked, seconds=60 * cfg.bench.cell_minutes)
 
 
 def _survives(cfg: DictConfig, subject: Subject, node: Any, console: Console) -> bool:
     """Whether a process outlives a second of sound in this tokenizer: one that does not is asked in the cells' processes alone."""
     if cfg.bench.workers == 0 or not isinstance(subject.system, Checked):
         return True
-    make, seconds = partial(_trial, node, distributed.device(cfg.device)), 60 * cfg.bench.cell_minutes
-    ((_, result),) = grid.in_processes(make, ["a second of sound"], num=1, seconds=seconds)
+    ((_, result),) = _results(cfg, partial(_trial, node, cfg.device), ["a second of sound"], asked=1)
     if isinstance(result, Broken):
         console.print(f"{subject.label}: {result.verdict}: {result.reason}, at a second of sound", soft_wrap=True, markup=False)
     return not isinstance(result, Broken)
 
 
-def _trial(node: Any, device: Any) -> Callable[[str], Outcome]:
+def _trial(node: Any, choice: str) -> Callable[[str], Outcome]:
     """There and back once. Whatever it raises, the cells will find and name: only its life is asked for here."""
-    tokenizer = Checked(instantiate(node))
+    tokenizer, device = Checked(instantiate(node)), distributed.device(choice)
 
     def there_and_back() -> Outcome:
         rate = tokenizer.spec.sample_rate
@@ -220,11 +216,20 @@ def _codes(cfg: DictConfig, subject: Subject, node: Any, tasks: Mapping[str, Tas
         console.print(f"{subject.label}: {id}: {reason}", soft_wrap=True, markup=False)
 
 
-def _encoders(cfg: DictConfig, node: Any) -> AbstractContextManager[Workers | None]:
-    num, device = num_cores() if cfg.bench.workers == "auto" else cfg.bench.workers, distributed.device(cfg.device)
-    if num < 2 or device.type != "cpu":
-        return nullcontext()
-    return Workers(partial(encoder, partial(_checked, node), device), num=num, after=WORTH_WORKERS)
+def _encoders(cfg: DictConfig, node: Any) -> AbstractContextManager[Pool | None]:
+    return instantiate(cfg.engine).workers(
+        partial(_encoder, node, cfg.device),
+        asked=cfg.bench.workers or 1,
+        setting="bench.workers",
+        after=WORTH_WORKERS,
+        gpu=distributed.device(cfg.device).type != "cpu",
+    )
+
+
+def _encoder(node: Any, device: str) -> Callable[[Any], Any]:
+    """What a worker does, on the device that is its own."""
+    bound_kernel_cache()
+    return encoder(partial(_checked, node), distributed.device(device))
 
 
 def _checked(node: Any) -> Any:

@@ -24,7 +24,7 @@ from audiotok.data.aligned import FrontEnd
 from audiotok.models.distillation import Distilled
 from audiotok.models.lesson import sayer
 from audiotok.nn.ranked import frequencies
-from audiotok.stages import paths
+from audiotok.stages import learning, paths
 from audiotok.stages.train import Material, fixed_batches
 from audiotok.stages.voices import refuse_other_settings
 from audiotok.training import checkpoint
@@ -42,7 +42,8 @@ def run(cfg: DictConfig) -> None:
         "checkpoint": str(target := _target_folder(cfg)),
         "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe}"),
         "alignments": files.fingerprint_of(paths.alignments(cfg), made_by=f"align {cfg.recipe}"),
-        **paths.settings(cfg, "transform", "model", "drafter", "train", "seed"),
+        **paths.settings(cfg, "transform", "model", "drafter", "seed"),
+        **learning.settings(cfg),
     }
     refuse_other_settings(target, cfg, tokenizer.spec)
     folder = paths.drafter(cfg)
@@ -56,8 +57,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _build(folder: Path, settings: dict, work: Callable[[Path], None], cfg: DictConfig, console: Console) -> None:
-    made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="step_????????")
-    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}")
+    learning.build(folder, settings, work, overwrite=cfg.overwrite, console=console)
 
 
 def _target_folder(cfg: DictConfig) -> Path:

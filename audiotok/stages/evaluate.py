@@ -7,11 +7,12 @@ Writes: for each, EXP_DIR/evaluation/SYSTEM/ with utterances.parquet (a row an u
 intervals, failures with their reasons, the judges' names and digests), and EXP_DIR/evaluation/results.json with all of them and with what
 decode says of their costs (bits, parameters, time). A killed run goes on where it stopped, and only what is new is scored.
 Told by: metrics (speech, resynthesis, codec, enhancement) and its keys, such as metrics.words.model=FOLDER, evaluate.bootstrap,
-evaluate.mixes, evaluate.workers (each of the processes needs about 1.4 GB), seed; data and prepare as for prepare.
+evaluate.mixes, evaluate.workers (each of the processes needs about 1.4 GB), seed; engine (engine=ray for a Ray cluster) and its keys; data
+and prepare as for prepare.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from rich.progress import Progress
 
 from audiotok import files
 from audiotok.data.manifests import load_cuts
-from audiotok.data.workers import Workers, num_cores
+from audiotok.data.workers import Pool
 from audiotok.evaluation import costs, results, scoring, sources, table
 from audiotok.evaluation.metric import Metric
 from audiotok.stages import paths
 
-SECTIONS: tuple[str, ...] = ("data", "prepare", "metrics", "evaluate")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "metrics", "evaluate", "engine")
 WORTH_WORKERS = 10.0  # seconds: what takes no longer is done before worker processes have started
 
 
@@ -65,16 +66,16 @@ def _settings(cfg: DictConfig) -> dict:
     return settings
 
 
-def _workers(cfg: DictConfig) -> AbstractContextManager[Workers | None]:
-    """The processes that evaluate.workers asks for; None where this one is enough."""
-    asked = cfg.evaluate.workers
-    if asked != "auto" and not (isinstance(asked, int) and asked >= 1):
-        raise ValueError(f"evaluate.workers={asked}: auto, or a number of processes from 1 on, is wanted")
-    num = num_cores() if asked == "auto" else asked
-    if num == 1:
-        return nullcontext()
+def _workers(cfg: DictConfig) -> AbstractContextManager[Pool | None]:
+    """The workers that evaluate.workers asks for; None where this process is enough."""
     make = partial(instantiate, OmegaConf.to_container(cfg.metrics, resolve=True), _convert_="all")
-    return Workers(partial(scoring.scorer, make, paths.test_set(cfg)), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)
+    return instantiate(cfg.engine).workers(
+        partial(scoring.scorer, make, paths.test_set(cfg)),
+        asked=cfg.evaluate.workers,
+        setting="evaluate.workers",
+        after=WORTH_WORKERS,
+        gpu=False,
+    )
 
 
 def _score(
@@ -86,7 +87,7 @@ def _score(
     system: sources.AudioFolder | None,
     recordings: Callable[[], sources.Recordings],
     metrics: Callable[[], Mapping[str, Metric]],
-    workers: Workers | None,
+    workers: Pool | None,
 ) -> None:
     recordings().check(ids, system=name)
 

@@ -9,12 +9,42 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from torch import nn
 
-from audiotok import distributed
+from audiotok import distributed, files
 from audiotok.stages import paths
 from audiotok.training.loop import Batch, TrainSettings, fit
 from audiotok.training.memory import keep_freed_memory
 
 DATA_KEYS = ("batch_frames",)  # of the `train` section: the data's, not the loop's
+
+
+def settings(cfg: DictConfig) -> dict:
+    """The `train` section, as what a model is made with: not how it was shared out among processes."""
+    told = paths.settings(cfg, "train")["train"]
+    del told["sharding"]
+    if told["accumulate"] == 1:  # as before there was a choice
+        del told["accumulate"]
+    return {"train": told}
+
+
+def build(folder: Path, made_with: Mapping[str, Any], work: Callable[[Path], Any], *, overwrite: bool, console: Console) -> None:
+    """`files.build` of a folder of checkpoints, by one process or by all of torchrun: the first fills it, the others work along.
+
+    Says what came of it. Raises ValueError as `files.build` does.
+    """
+    distributed.start()
+    console.quiet = not distributed.is_main()
+    if distributed.is_main():
+
+        def together(partial: Path) -> None:
+            work(distributed.told(partial))
+
+        made = files.build(folder, made_with, together, overwrite=overwrite, resumable="step_????????")
+        if made == "present":
+            distributed.told(None)
+        console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True)
+    elif (partial := distributed.told(None)) is not None:
+        work(partial)
+    distributed.barrier()
 
 
 def learn(

@@ -4,12 +4,13 @@ Reads: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ (what tokenize writes).
 Writes: a transform that learns (bpe1024, compressor2) first learns from the train split: EXP_ROOT/transforms/TRANSFORM-FP/. Then
 EXP_ROOT/reduced/NAME-FP/TOKENIZER-FP/TRANSFORM-FP/ with a token store for each split, whose spec is that of the transformed codes, and
 prints how many positions and bits a second of speech takes before and after. A killed run goes on behind its last whole shard; memory holds
-one shard. Nothing has to be stored: train and account apply the transform as they read.
-Told by: transform (transform=bpe1024, or several in their order: transform=[merge2,bpe1024]) and its keys; tokenizer, data and prepare as
-for tokenize.
+one shard, with worker processes one for each. Nothing has to be stored: train and account apply the transform as they read.
+Told by: transform (transform=bpe1024, or several in their order: transform=[merge2,bpe1024]) and its keys; reduce.workers; engine
+(engine=ray for a Ray cluster) and its keys; tokenizer, data and prepare as for tokenize.
 """
 
 import functools
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from audiotok import files
-from audiotok.data.reduction import Corpus, reduce_split
+from audiotok.data.reduction import Corpus, reduce_split, reducer
 from audiotok.data.splits import SPLITS
+from audiotok.data.workers import Pool
 from audiotok.stages import paths
 from audiotok.store import TokenStore
 from audiotok.transforms.base import Transform
 
 OWN = "${fitted_transform:}"  # the folder that this stage fills
-SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "reduce", "engine")
+WORTH_WORKERS = 5.0  # seconds: what takes no longer is done before worker processes have started
 
 
 def run(cfg: DictConfig) -> None:
@@ -39,11 +42,11 @@ def run(cfg: DictConfig) -> None:
     folder = paths.reduced(cfg, TokenStore(tokens / splits[0]).spec.fingerprint)
 
     def work(partial: Path) -> None:
-        with Progress(console=console) as progress:
+        with Progress(console=console) as progress, _workers(cfg) as workers:
             for split in splits:
                 store = TokenStore(tokens / split)
                 task = progress.add_task(f"{cfg.choices.transform}: {split}", total=len(store))
-                reduce_split(store, transform, partial / split, progress=functools.partial(progress.advance, task))
+                reduce_split(store, transform, partial / split, workers=workers, progress=functools.partial(progress.advance, task))
 
     settings = {"tokens": made_from, "transform": repr(transform)}
     made = files.build(folder, settings, work, overwrite=cfg.overwrite, resumable="*/shard-*.parquet")
@@ -70,6 +73,14 @@ def learnt(cfg: DictConfig, tokens: Path, made_from: str, console: Console) -> T
     made = files.build(folder, settings, work, overwrite=cfg.overwrite)
     console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True, highlight=False)
     return instantiate(cfg.transform)
+
+
+def _workers(cfg: DictConfig) -> AbstractContextManager[Pool | None]:
+    """The workers that reduce.workers asks for; None where this process is enough."""
+    make = functools.partial(instantiate, OmegaConf.to_container(cfg.transform, resolve=True))
+    return instantiate(cfg.engine).workers(
+        functools.partial(reducer, make), asked=cfg.reduce.workers, setting="reduce.workers", after=WORTH_WORKERS, gpu=False
+    )
 
 
 def _places(settings: Any) -> list[Any]:

@@ -5,14 +5,16 @@ Writes: EXP_ROOT/tokens/NAME-FP/TOKENIZER-FP/ with a folder of Parquet shards fo
 language, duration, and a list column for each codebook) and failed.jsonl (what could not be tokenised, with the reason). A killed run goes
 on behind its last whole shard, and the bytes do not depend on the number of processes. A classical codec (opus_6k, codec2_3200) has no
 codes: the stage says so and returns.
-Told by: tokenizer (tokenizer=lyra), tokenize.workers, tokenize.batch_seconds, tokenize.shard_utterances, tokenize.resample, device; data
-and prepare as for prepare.
+Told by: tokenizer (tokenizer=lyra), tokenize.workers, tokenize.batch_seconds, tokenize.shard_utterances, tokenize.resample, device; engine
+(engine=ray for a Ray cluster) and its keys; data and prepare as for prepare.
 """
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -21,11 +23,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.rates import check_rates
 from audiotok.data.tokenization import FAILED, bound_kernel_cache, encoder, num_utterances, tokenize_corpus
-from audiotok.data.workers import Workers, num_cores
+from audiotok.data.workers import Pool
 from audiotok.stages import paths
 from audiotok.tokenizers.base import WaveformCodec
 
-SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "tokenize", "engine")
 WORTH_WORKERS = 1.0  # seconds: starting a process costs two, but where there is nothing left to do they are not waited for
 
 
@@ -64,13 +66,19 @@ def run(cfg: DictConfig) -> None:
         print(f"could not be tokenised: {failed}; the reasons are in {folder / FAILED}")
 
 
-def _workers(cfg: DictConfig) -> AbstractContextManager[Workers | None]:
-    """The processes that tokenize.workers asks for; None where this one is enough."""
-    asked, device = cfg.tokenize.workers, distributed.device(cfg.device)
-    if asked != "auto" and not (isinstance(asked, int) and asked >= 1):
-        raise ValueError(f"tokenize.workers={asked}: auto, or a number of processes from 1 on, is wanted")
-    num = num_cores() if asked == "auto" else asked
-    if device.type != "cpu" or num == 1:
-        return nullcontext()
-    make = partial(instantiate, OmegaConf.to_container(cfg.tokenizer, resolve=True))
-    return Workers(partial(encoder, make, device), num=num, after=WORTH_WORKERS if asked == "auto" else 0.0)
+def _workers(cfg: DictConfig) -> AbstractContextManager[Pool | None]:
+    """The workers that tokenize.workers asks for; None where this process is enough."""
+    settings = OmegaConf.to_container(cfg.tokenizer, resolve=True)
+    return instantiate(cfg.engine).workers(
+        partial(_encoder, settings, cfg.device),
+        asked=cfg.tokenize.workers,
+        setting="tokenize.workers",
+        after=WORTH_WORKERS,
+        gpu=distributed.device(cfg.device).type != "cpu",
+    )
+
+
+def _encoder(tokenizer: Any, device: str) -> Callable[[Any], Any]:
+    """What a worker does, on the device that is its own."""
+    bound_kernel_cache()
+    return encoder(partial(instantiate, tokenizer), distributed.device(device))

@@ -3,7 +3,8 @@
 Reads: the token store of tokenize, EXP_ROOT/alignments/ of align.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, what training needs to go on, and spec.json, front_end.json,
 config.json), log.jsonl and TensorBoard files. Until the last step the folder is named train.partial. A run that was killed at any moment
-goes on from its last checkpoint and ends with the same weights, bit for bit.
+goes on from its last checkpoint and ends with the same weights, bit for bit. Under torchrun its processes share the batches of a step
+(train.accumulate), and with train.sharding=fsdp the weights; another number of them may go on.
 Told by: model and its keys, transform, everything under train, seed, device.
 """
 
@@ -21,11 +22,10 @@ from rich.console import Console
 
 from audiotok import files
 from audiotok.data.aligned import AlignedCorpus, FrontEnd
-from audiotok.data.batching import BucketedBatches
+from audiotok.data.batching import BucketedBatches, Share
 from audiotok.data.code_vectors import code_vectors
 from audiotok.models.text import Batch
-from audiotok.stages import paths
-from audiotok.stages.learning import learn
+from audiotok.stages import learning, paths
 from audiotok.store.reader import TokenStore
 from audiotok.transforms.base import Layout, as_layout
 from audiotok.types import TokenSpec
@@ -40,16 +40,14 @@ def run(cfg: DictConfig) -> None:
     settings = {
         "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe}"),
         "alignments": files.fingerprint_of(paths.alignments(cfg), made_by=f"align {cfg.recipe}"),
-        **paths.settings(cfg, "transform", "model", "train", "seed"),
+        **paths.settings(cfg, "transform", "model", "seed"),
+        **learning.settings(cfg),
     }
-    made = files.build(
-        paths.train(cfg),
-        settings,
-        lambda partial: _train(cfg, tokens, partial, console, tokenizer=tokenizer),
-        overwrite=cfg.overwrite,
-        resumable="step_????????",
-    )
-    console.print(f"{paths.train(cfg)} is {'there already' if made == 'present' else 'written'}")
+
+    def work(partial: Path) -> None:
+        _train(cfg, tokens, partial, console, tokenizer=tokenizer)
+
+    learning.build(paths.train(cfg), settings, work, overwrite=cfg.overwrite, console=console)
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,10 @@ class Material:
         """Train as the `train` section says; `records` are kept beside the weights, with what tells these codes and texts from others."""
         parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
         console.print(f"{parameters:.2f} M parameters, {len(self.train)} utterances to learn from")
-        return learn(
+        return learning.learn(
             cfg,
             model,
-            lambda step: _batches(self.train, cfg.train.batch_frames, seed=cfg.seed, step=step),
+            lambda step: _batches(self.train, cfg, step=step),
             dev=[batch for corpus in self.dev for batch in fixed_batches(corpus, cfg.train.batch_frames)],
             records={
                 "spec": json.loads(self.spec.to_json()),
@@ -116,8 +114,9 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tok
     material.learn(cfg, model, records={}, folder=folder, console=console)
 
 
-def _batches(corpus: AlignedCorpus, batch_frames: int, *, seed: int, step: int) -> Iterator[Batch]:
-    for items in BucketedBatches(corpus.lengths, batch_frames, seed).from_step(step):
+def _batches(corpus: AlignedCorpus, cfg: DictConfig, *, step: int) -> Iterator[Batch]:
+    share = Share.here(cfg.train.accumulate)
+    for items in BucketedBatches(corpus.lengths, cfg.train.batch_frames, cfg.seed).from_step(step, share=share):
         yield Batch.of([corpus[item] for item in items])
 
 

@@ -15,12 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from audiotok import distributed, files
+from audiotok import distributed
+from audiotok.data.batching import Share
 from audiotok.data.crops import RandomCrops
 from audiotok.data.manifests import load_cuts
 from audiotok.models.codec import Crops
-from audiotok.stages import paths
-from audiotok.stages.learning import learn
+from audiotok.stages import learning, paths
 from audiotok.training import checkpoint
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "model", "encoder", "quantiser", "crops", "train")
@@ -28,9 +28,9 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "model", "encoder", "quantiser",
 
 def run(cfg: DictConfig) -> None:
     console, folder = Console(), paths.codec(cfg)
-    settings = {"manifests": paths.manifests_fingerprint(cfg), **paths.settings(cfg, "model", "crops", "train", "seed")}
-    made = files.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, resumable="step_????????")
-    console.print(f"{folder} is {'there already' if made == 'present' else 'written'}", soft_wrap=True)
+    made_of = paths.settings(cfg, "model", "crops", "seed")
+    settings = {"manifests": paths.manifests_fingerprint(cfg), **made_of, **learning.settings(cfg)}
+    learning.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, console=console)
 
 
 def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
@@ -38,17 +38,19 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     model = instantiate(cfg.model)
     console.print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f} M parameters")
     train, dev = _crops(cfg, model, "train"), _crops(cfg, model, "dev")
-    last = learn(
+    last = learning.learn(
         cfg,
         model,
-        lambda step: map(Crops, train.from_step(step, rank=distributed.rank())),
+        lambda step: map(Crops, train.from_step(step, share=Share.here(cfg.train.accumulate))),
         dev=[Crops(dev.batch(number)) for number in range(cfg.crops.dev_batches)],
         records={"config": OmegaConf.to_container(cfg, resolve=True)},
         folder=folder,
         console=console,
     )
-    checkpoint.load_weights(last / "ema.safetensors", model)
-    model.export(folder)
+    if distributed.is_main():
+        averaged = instantiate(cfg.model)
+        checkpoint.load_weights(last / "ema.safetensors", averaged)
+        averaged.export(folder)
 
 
 def _crops(cfg: DictConfig, model: Any, split: str) -> RandomCrops:

@@ -108,7 +108,7 @@ def _consistent(folder: Path) -> list[Shard]:
         raise ValueError(f"{folder} holds no shards; run `audiotok tokenize` with the same recipe and settings first")
     if list(paths) != list(range(len(paths))):
         missing = sorted(set(range(max(paths))) - paths.keys())
-        raise ValueError(f"{folder} lacks shards {missing}; delete the folder and run `audiotok tokenize` again")
+        raise ValueError(f"{folder} lacks shards {missing}; `audiotok verify FOLDER --repair`, and its stage makes them again")
     shards = [read_footer(path) for path in paths.values()]
     for shard in shards:
         if shard.spec != shards[0].spec:

@@ -145,4 +145,7 @@ def spec_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> TokenSpec:
     """The spec in a shard's schema metadata."""
     if not metadata or SPEC not in metadata:
         raise ValueError(f"{path} is not a token store's shard: its schema has no {SPEC.decode()}; point to a folder that `tokenize` wrote")
-    return TokenSpec.from_json(metadata[SPEC].decode())
+    try:
+        return TokenSpec.from_json(metadata[SPEC].decode())
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its token spec is no such thing ({error}); `audiotok verify FOLDER --repair`") from error

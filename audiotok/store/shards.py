@@ -1,6 +1,5 @@
 """One shard on disk: a Parquet file with page checksums, whole or absent, the same bytes for the same rows."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,15 +40,22 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the store's folder and run `audiotok tokenize` again") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); `audiotok verify FOLDER --repair` removes it, and its stage makes it again"
+        ) from error
 
 
 def read_footer(path: Path) -> Shard:
+    """Raises ValueError where what the footer says does not agree with itself, so that no reader has to look again."""
     with opened(path) as file:
         metadata = file.schema_arrow.metadata
         spec = schema.spec_of(path, metadata)
-        group_rows = file.metadata.row_group(0).num_rows if file.num_row_groups else 0
-        return Shard(path, spec, file.metadata.num_rows, group_rows, json.loads(metadata[schema.FAILED]))
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        failed = files.parsed(metadata.get(schema.FAILED, b""), f"{path}: the list of what failed")
+        regular = sum(rows) == file.metadata.num_rows and all(some == rows[0] for some in rows[:-1]) and rows[-1:] <= rows[:1]
+        if not (regular and isinstance(failed, dict) and file.schema_arrow.equals(schema.schema(spec))):
+            raise OSError("its footer contradicts itself")
+        return Shard(path, spec, file.metadata.num_rows, rows[0] if rows else 0, failed)
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from audiotok import distributed
+
 
 class EMA:
     """A second model whose weights follow the first: w' <- d w' + (1 - d) w, with d = min(decay, (1 + step) / (10 + step)).
@@ -20,7 +22,7 @@ class EMA:
     def update(self, model: nn.Module, *, step: int) -> None:
         """Follow the weights that step `step` made. Buffers are copied."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = [parameter.data for parameter in self.model.parameters()]
-        torch._foreach_lerp_(averages, [parameter.data for parameter in model.parameters()], weight)
+        averages: list[Tensor] = [distributed.local(parameter.data) for parameter in self.model.parameters()]
+        torch._foreach_lerp_(averages, [distributed.local(parameter.data) for parameter in model.parameters()], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers()):
             average.copy_(buffer)

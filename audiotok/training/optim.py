@@ -6,6 +6,8 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from audiotok import distributed
+
 BETAS = (0.9, 0.95)  # of GPT-3 (arXiv 2005.14165)
 FLOOR = 0.01  # of the peak, at the end of the cosine
 
@@ -36,7 +38,7 @@ def _groups(part: nn.Module, *, factor: float, weight_decay: float) -> list[dict
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """The norm of the model's whole gradient, before that of each of its learners is cut to `max_norm`."""
-    norms = [nn.utils.clip_grad_norm_(part.parameters(), max_norm) for part, _ in learners(model)]
+    norms = [distributed.whole(nn.utils.clip_grad_norm_(part.parameters(), max_norm)) for part, _ in learners(model)]
     return torch.stack(norms).norm()
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from audiotok.data.batching import BucketedBatches
+from audiotok.data.batching import BucketedBatches, Share
 
 LENGTHS = np.random.default_rng(0).integers(20, 400, 500).tolist()
 
@@ -38,9 +38,23 @@ def test_the_batches_from_a_late_step_are_those_of_the_whole_stream() -> None:
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_ranks_share_the_stream_out_between_them(world_size: int) -> None:
     stream = list(islice(plan().from_step(0), 50 * world_size))
-    ranks = [list(islice(plan().from_step(0, rank=rank, world_size=world_size), 50)) for rank in range(world_size)]
+    shares = [Share(rank, world_size, world_size) for rank in range(world_size)]
+    ranks = [list(islice(plan().from_step(0, share=share), 50)) for share in shares]
     assert [batch for step in zip(*ranks) for batch in step] == stream
-    assert list(islice(plan().from_step(31, rank=1, world_size=world_size), 19)) == ranks[1][31:]
+    assert list(islice(plan().from_step(31, share=shares[1]), 19)) == ranks[1][31:]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_a_step_is_made_of_the_same_batches_on_any_number_of_ranks(world_size: int) -> None:
+    stream = list(islice(plan().from_step(0), 60))
+    for step in (0, 7):
+        dealt: dict[int, list[int]] = {}
+        for rank in range(world_size):
+            share = Share(rank, world_size, 6)
+            places = list(islice(share.places(step), share.num))
+            assert [later for later, _ in places] == [step] * share.num and [number for _, number in places] == list(share.numbers)
+            dealt |= dict(zip(share.numbers, plan().from_step(step, share=share)))
+        assert [dealt[number] for number in range(6)] == stream[6 * step : 6 * step + 6]
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_company() -> None:

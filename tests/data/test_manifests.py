@@ -88,10 +88,40 @@ def test_processes_change_neither_the_order_nor_a_byte(tmp_path: Path, wav_16k: 
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "three" / path).read_bytes(), path
 
 
-def test_an_id_given_twice_is_an_error_even_across_splits(tmp_path: Path) -> None:
-    twice = [Utterance("a", tmp_path / "a.wav")]
-    with pytest.raises(ValueError, match="1 ids are given more than once, such as a"):
-        write_manifests(tmp_path, {"train": twice, "test": twice}, **LIMITS)
+def test_an_id_given_twice_is_quarantined_even_across_splits_and_the_others_are_kept(tmp_path: Path, wav_16k: Tensor) -> None:
+    soundfile.write(tmp_path / "a.wav", wav_16k.numpy(), RATE)
+    a, b, c = (Utterance(name, tmp_path / "a.wav") for name in "abc")
+    rejected = write_manifests(tmp_path / "out", {"train": [a, b, c], "test": [a]}, **LIMITS)
+    assert [(row.id, row.split) for row in rejected] == [("a", "train"), ("a", "test")]
+    assert all("its id is given 2 times" in row.reason for row in rejected)
+    assert [cut.id for cut in load_cuts(tmp_path / "out", "train")] == ["b", "c"]
+    with pytest.raises(ValueError, match=r"2 of 2 recordings are bad.*given 2 times"):
+        write_manifests(tmp_path / "none", {"train": [a], "test": [a]}, **LIMITS)
+
+
+def test_ids_that_no_file_can_tell_apart_or_hold_are_quarantined(tmp_path: Path, wav_16k: Tensor) -> None:
+    soundfile.write(tmp_path / "a.wav", wav_16k.numpy(), RATE)
+    crafted = file_name("a/b")  # another's id as it is spelled as the name of a file
+    ids = ["a/b", crafted, "\udcff", "good", "fine"]
+    rejected = write_manifests(
+        tmp_path / "out", {"train": [Utterance(id, tmp_path / "a.wav") for id in ids]}, **LIMITS | {"max_rejected": 0.6}
+    )
+    reasons = {row.id: row.reason for row in rejected}
+    assert set(reasons) == {"a/b", crafted, "\\udcff"}
+    assert "as the name of a file" in reasons["a/b"] and "no Unicode text" in reasons["\\udcff"]
+    assert [cut.id for cut in load_cuts(tmp_path / "out", "train")] == ["fine", "good"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-9], lambda whole: b"", lambda whole: b"not gzip", lambda whole: whole[:40] + b"\0" + whole[41:]]
+)
+def test_a_damaged_manifest_is_named(damage, tmp_path: Path, wav_16k: Tensor) -> None:
+    soundfile.write(tmp_path / "a.wav", wav_16k.numpy(), RATE)
+    write_manifests(tmp_path, {"train": [Utterance("a", tmp_path / "a.wav")]}, **LIMITS)
+    path = tmp_path / "cuts_train.jsonl.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"cuts_train\.jsonl\.gz is damaged.*audiotok verify"):
+        load_cuts(tmp_path, "train")
 
 
 def test_an_unknown_split_and_an_empty_corpus_are_errors(tmp_path: Path) -> None:

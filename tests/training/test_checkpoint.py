@@ -35,6 +35,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, saved, records={"spec": {"rate": 40}, "config": {"seed": 1}}, keep=1)
     checkpoint.restore(path, restored)
     assert sorted(file.name for file in path.iterdir()) == [
+        "audiotok.sha256",
         "config.json",
         "ema.safetensors",
         "model.safetensors",
