@@ -21,6 +21,7 @@
 using Bf16 = uint16_t;
 constexpr int LANES = 16;
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 
 static inline void narrow(float value, float *to) { *to = value; }
 static inline void narrow(float value, Bf16 *to) {  // to the nearest, ties to even
@@ -62,6 +63,22 @@ static inline float sum(const Lanes &lanes) {  // in halves: a chain of sixteen 
     for (int half = LANES / 2; half; half /= 2)
         for (int lane = 0; lane < half; lane++) parts[lane] += parts[lane + half];
     return parts[0];
+}
+
+// exp of each lane, within two units in the last place; below 2^-126 and above 2^127 these. One by one they would take 1 % of a step in float.
+static inline Lanes exponential(Lanes of) {
+    of = of < -87.3f ? Lanes{} - 87.3f : of;  // NaN stays
+    of = of > 88.0f ? Lanes{} + 88.0f : of;
+    const float integer = 12582912.0f;  // 1.5 x 2^23, beside which nothing behind the point has a place
+    const Lanes whole = (of * 1.44269504f + integer) - integer;
+    const Lanes rest = (of - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+    Lanes power = rest * 1.9875691500e-4f + 1.3981999507e-3f;  // Cephes' expf
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    return power * (Lanes)((__builtin_convertvector(whole, Integers) + 127) << 23);
 }
 
 struct Matrix {  // [rows, width], row by row; `scale` [rows] of int8 weights only
@@ -178,6 +195,21 @@ static inline void mean(const float *shares, float total, const C *values, int64
     }
 }
 
+// scores [positions, up to a multiple of LANES] become the exponentials of their distances from the largest, whose sum this is.
+static float softmax(float *scores, int64_t positions) {
+    float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+    for (int64_t p = 0; p < positions; p++) largest = scores[p] > largest ? scores[p] : largest;
+    for (int64_t p = positions; p % LANES; p++) scores[p] = -INFINITY;
+    Lanes total = {};
+    for (int64_t p = 0; p < positions; p += LANES) {
+        const Lanes powers = exponential(load(scores + p) - largest);
+        total += powers;
+        memcpy(scores + p, &powers, sizeof powers);
+    }
+    return sum(total);
+}
+
 // What one query finds in the keys and values [positions, depth] of its row and head.
 template <class C>
 static void attend(const float *query, const C *keys, const C *values, int64_t positions, int64_t depth, float *scores, float *out) {
@@ -188,9 +220,7 @@ static void attend(const float *query, const C *keys, const C *values, int64_t p
     for (; position + ROWS_AT_ONCE <= positions; position += ROWS_AT_ONCE) products_of_block<C>(matrix, position, query, 1, store);
     for (; position < positions; position++) products_of_row<C>(matrix, position, query, 1, store);
 
-    float largest = -INFINITY, total = 0;
-    for (int64_t p = 0; p < positions; p++) largest = scores[p] > largest ? scores[p] : largest;
-    for (int64_t p = 0; p < positions; p++) total += scores[p] = std::exp(scores[p] - largest);
+    const float total = softmax(scores, positions);
     int64_t at = 0;
     for (; at + 4 * LANES <= depth; at += 4 * LANES) mean<4>(scores, total, values + at, positions, depth, out + at);
     for (; at < depth; at += LANES) mean<1>(scores, total, values + at, positions, depth, out + at);
@@ -200,7 +230,7 @@ static void attend(const float *query, const C *keys, const C *values, int64_t p
 template <class C>
 static void attention(const Model &model, const Cache &cache, int64_t layer, int64_t num, const float *input, float *out) {
     const int64_t width = model.width, heads = model.heads, depth = width / heads, half = depth / 2;  // depth: of LANES
-    std::vector<float> scores(cache.capacity), query(depth);
+    std::vector<float> scores(cache.capacity + LANES), query(depth);
 #pragma omp for collapse(2) schedule(static)
     for (int64_t row = 0; row < cache.rows; row++)
         for (int64_t head = 0; head < heads; head++) {
@@ -220,9 +250,10 @@ static void attention(const Model &model, const Cache &cache, int64_t layer, int
 static void gate(const float *gate_up, int64_t count, int64_t hidden, float *out) {
 #pragma omp for collapse(2) schedule(static)
     for (int64_t vector = 0; vector < count; vector++)
-        for (int64_t i = 0; i < hidden; i++) {
-            const float gate = gate_up[vector * 2 * hidden + i], up = gate_up[vector * 2 * hidden + hidden + i];
-            out[vector * hidden + i] = gate / (1 + std::exp(-gate)) * up;
+        for (int64_t i = 0; i < hidden; i += LANES) {  // of LANES
+            const Lanes gate = load(gate_up + vector * 2 * hidden + i), up = load(gate_up + vector * 2 * hidden + hidden + i);
+            const Lanes gated = gate / (1 + exponential(-gate)) * up;
+            memcpy(out + vector * hidden + i, &gated, sizeof gated);
         }
 }
 

@@ -77,6 +77,19 @@ def test_rows_of_different_lengths_then_steps_equal_the_whole_sequence(transform
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("scale", [3.0, 30.0])
+def test_scores_and_gates_of_any_size_are_exponentials_all_the_same(transformer: Transformer, scale: float, way: str) -> None:
+    """Gates of hundreds and scores of thousands: beyond what exp() can hold, where it is 0, or a sigmoid's end."""
+    for block in transformer.blocks:
+        for weight in (block.attention.input.weight, block.feed_forward.input.weight):
+            weight.mul_(scale)
+    fast, given_BND = for_inference(transformer, weights="fp32"), hidden(2, 37)
+    cache = fast.cache(2, positions=37)
+    found_BND = torch.cat([fast(given_BND[:, n : n + 1], cache=cache) for n in range(37)], dim=1)
+    assert near(found_BND, transformer(given_BND), "bf16")  # rounding grows with them, here too without native.cpp
+
+
+@torch.no_grad()
 def test_a_long_greedy_decode_says_the_same_codes_as_the_module(transformer: Transformer, way: str) -> None:
     codes_VD, head_VD = hidden(50, seed=5), hidden(50, seed=6)
 
