@@ -65,7 +65,7 @@ static inline float sum(const Lanes &lanes) {  // in halves: a chain of sixteen 
     return parts[0];
 }
 
-// exp of each lane, within two units in the last place; below 2^-126 and above 2^127 these. One by one they would take 1 % of a step in float.
+// exp of each lane, within two units in the last place, from 2^-126 to 2^127. One by one they would take 1 % of a step in float.
 static inline Lanes exponential(Lanes of) {
     of = of < -87.3f ? Lanes{} - 87.3f : of;  // NaN stays
     of = of > 88.0f ? Lanes{} + 88.0f : of;

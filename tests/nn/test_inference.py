@@ -80,8 +80,8 @@ def test_rows_of_different_lengths_then_steps_equal_the_whole_sequence(transform
 @pytest.mark.parametrize("scale", [3.0, 30.0])
 def test_scores_and_gates_of_any_size_are_exponentials_all_the_same(transformer: Transformer, scale: float, way: str) -> None:
     """Gates of hundreds and scores of thousands: beyond what exp() can hold, where it is 0, or a sigmoid's end."""
-    for block in transformer.blocks:
-        for weight in (block.attention.input.weight, block.feed_forward.input.weight):
+    for name, weight in transformer.named_parameters():
+        if name.endswith(".input.weight"):
             weight.mul_(scale)
     fast, given_BND = for_inference(transformer, weights="fp32"), hidden(2, 37)
     cache = fast.cache(2, positions=37)
