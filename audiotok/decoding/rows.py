@@ -66,7 +66,7 @@ class Rows:
         self._finite = torch.ones((), dtype=torch.bool, device=device)  # all logits that were chosen from
         self.uniforms = Uniforms([0] * count)
         self._forced = self._places(any(job.forced_KN is not None for job in jobs), NONE)
-        self._first, self._last = (self._places(any(job.legal is not None for job in jobs), 0) for _ in range(2))
+        self._first, self._last = (self._places(any(_narrowed(job, self.codebook_sizes) for job in jobs), 0) for _ in range(2))
         self._holes = self._places(any(job.holes_KN is not None for job in jobs), 0)
         self._groups = _groups(self.codebook_sizes, device=device)
 
@@ -260,6 +260,14 @@ def _check(job: Job, codebook_sizes: Sequence[int]) -> None:
         sizes_K1 = torch.tensor(list(codebook_sizes), device=job.forced_KN.device)[:, None]
         if ((job.forced_KN < NONE) | (job.forced_KN >= sizes_K1)).any():
             raise ValueError(f"a forced code lies outside its codebook; the codebooks' sizes are {list(codebook_sizes)}")
+
+
+def _narrowed(job: Job, codebook_sizes: Sequence[int]) -> bool:
+    """Whether there is a place at which a code is ruled out."""
+    if job.legal is None:
+        return False
+    (first_KN, end_KN), sizes_K1 = job.legal, torch.tensor(list(codebook_sizes))[:, None]
+    return bool(((first_KN < end_KN) & ((first_KN > 0) | (end_KN < sizes_K1.to(end_KN.device)))).any())
 
 
 def _check_sizes(logits: Sequence[Tensor], codebook_sizes: Sequence[int]) -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.nn import matrix
+from audiotok.nn.matrix import Matrix
 from audiotok.nn.ragged import take
+from audiotok.nn.ranked import head
 from audiotok.types import TokenSpec
 
 NOTHING = -1  # no frame, or no code
@@ -151,7 +152,8 @@ class DepthStep:
         return self.path_BND, self.hidden_BND, self.codes_BP
 
 
-def _heads(model: Deep) -> list[matrix.Matrix]:
+def _heads(model: Deep) -> list[Matrix]:
     """Of each codebook, rows of one matrix."""
-    head, ends = matrix.head(model.depth, model.told.heads()), [*model.spec.vocabulary_offsets, sum(model.spec.codebook_sizes)]
-    return [head.rows(first, end) for first, end in pairwise(ends)]
+    whole, ends = head(model.depth, model.told.heads(), kept_R=None), [*model.spec.vocabulary_offsets, sum(model.spec.codebook_sizes)]
+    assert isinstance(whole, Matrix)
+    return [whole.rows(first, end) for first, end in pairwise(ends)]

@@ -22,7 +22,9 @@ from audiotok.nn import fused, native
 from audiotok.nn.graphs import CudaCapture, Graphs, Way, plain
 from audiotok.nn.kv_cache import KVCache
 from audiotok.nn.matrix import FEW, Matrix, Weights, with_matrices
+from audiotok.nn.ranked import MadeHeads
 from audiotok.nn.transformer import Block, Transformer, rotary
+from audiotok.nn.vocabulary import KnownVectors, Settled
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,12 +39,14 @@ def for_inference(transformer: Transformer, *, weights: Weights, compiled: bool 
 
 
 def quickened(model: M, weights: Weights, *, compiled: bool = False) -> M:
-    """The model with every transformer in it as it speaks; it shares everything else with the first, and cannot be trained."""
+    """The model with every transformer and vocabulary in it as it speaks; it shares all else with the first, and cannot be trained."""
     twin = copy.copy(model)
     twin._modules = {}
     for name, child in model._modules.items():
         if isinstance(child, Transformer):
             twin.__dict__[name] = for_inference(child, weights=weights, compiled=compiled)
+        elif isinstance(child, KnownVectors):
+            twin._modules[name] = Settled(child)
         else:
             twin._modules[name] = None if child is None else quickened(child, weights, compiled=compiled)
     return twin
@@ -58,6 +62,7 @@ class FastTransformer:
             norm.weight = nn.Parameter(norm.weight.detach().float(), requires_grad=False)
         self.head_width = transformer.head_width
         device = transformer.norm.weight.device
+        self.made_heads = MadeHeads()
         self.graphs = Graphs(CudaCapture(device), _ways(compiled)) if device.type == "cuda" else None
         self._cached_as = torch.float32 if weights == "fp32" else torch.bfloat16
         self._rotation: tuple[Tensor, Tensor] | None = None

@@ -3,7 +3,9 @@
 A drafter that never says a rare code loses little, as the model says those itself, and reads a part of its head.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,8 +28,29 @@ class RankedHead:
         return left_out_BNV.index_copy(-1, self.kept_R, logits_BNR)
 
 
+class MadeHeads:
+    """The last few heads of a transformer that speaks: a step begins with each sentence, and many rows are slow to copy."""
+
+    def __init__(self) -> None:
+        self._made = deque[tuple[Tensor, Tensor | None, Matrix | RankedHead]](maxlen=4)
+
+    def get(self, weight_VD: Tensor, kept_R: Tensor | None, make: Callable[[], Matrix | RankedHead]) -> Matrix | RankedHead:
+        """The head of these very tensors, made if it is not among the last ones."""
+        for known_VD, known_R, head in self._made:
+            if known_VD is weight_VD and known_R is kept_R:
+                return head
+        self._made.append((weight_VD, kept_R, made := make()))
+        return made
+
+
 def head(transformer: object, weight_VD: Tensor, *, kept_R: Tensor | None) -> Matrix | RankedHead:
     """The head after a transformer, of all its rows where `kept_R` is None."""
+    made: MadeHeads | None = getattr(transformer, "made_heads", None)
+    make = partial(_head, transformer, weight_VD, kept_R)
+    return make() if made is None else made.get(weight_VD, kept_R, make)
+
+
+def _head(transformer: object, weight_VD: Tensor, kept_R: Tensor | None) -> Matrix | RankedHead:
     if kept_R is None:
         return matrix.head(transformer, weight_VD)
     return RankedHead(matrix.head(transformer, weight_VD[kept_R]), kept_R, size=len(weight_VD))

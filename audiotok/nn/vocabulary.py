@@ -26,6 +26,21 @@ class KnownVectors(nn.Module):
         return self.own + torch.cat(known)
 
 
+class Settled(nn.Module):
+    """weight_VD of a vocabulary that learns no more, worked out once: of many codes that takes as long as speaking a second."""
+
+    weight_VD: Tensor
+
+    @torch.no_grad()
+    def __init__(self, learnt: KnownVectors) -> None:
+        super().__init__()
+        self.register_buffer("weight_VD", learnt(), persistent=False)
+
+    def forward(self) -> Tensor:
+        """weight_VD."""
+        return self.weight_VD
+
+
 class Learned(nn.Module):
     """weight_VD of a vocabulary of which nothing is known."""
 
