@@ -71,7 +71,7 @@ def ways(target: Any, folder: Path, *, lengths: Lengths, kept: int | None) -> di
     exit_, heads = EarlyExit(None, width=32, layers=1), Heads(None, width=32, count=4, hidden=16)
     return {
         "early_exit": FirstLayers(**told).prepare(given(spoiled(exit_, target))),
-        "heads": Foretold(**told).prepare(given(spoiled(heads, target))),
+        "heads": Foretold(**told, weights="int8").prepare(given(spoiled(heads, target))),
         "small": SmallModel(**told).prepare(given(target)),
     }
 
@@ -142,7 +142,7 @@ def test_heads_that_say_what_the_model_says_are_believed_as_far_as_they_see(tmp_
         target.heads.own.zero_()
     heads = Heads(None, width=32, count=3, hidden=8)
     heads.meet(target)
-    drafting = Foretold(model=nn.Identity, checkpoint="", lengths=Fixed(3), kept=None).prepare(given(heads))
+    drafting = Foretold(model=nn.Identity, checkpoint="", lengths=Fixed(3), kept=None, weights="fp32").prepare(given(heads))
     for one in said(drafting, plan(target, Parallel(), seeds=range(4)), target, sampler=PLAIN, rows=2):
         assert all(made.accepted == 3 for made in one.rounds)
 
@@ -174,7 +174,7 @@ def test_kept_codes_alone_are_drafted(tmp_path: Path) -> None:
 def test_drafts_longer_than_there_are_heads_are_refused() -> None:
     heads = Heads(None, width=32, count=2, hidden=8)
     with pytest.raises(ValueError, match=r"2 heads draft 2 positions at most; got drafts of up to 3, shorten drafting\.lengths"):
-        Foretold(model=nn.Identity, checkpoint="", lengths=Fixed(3), kept=None).prepare(given(heads))
+        Foretold(model=nn.Identity, checkpoint="", lengths=Fixed(3), kept=None, weights="fp32").prepare(given(heads))
 
 
 def test_codes_cannot_be_ranked_without_their_frequencies(tmp_path: Path) -> None:

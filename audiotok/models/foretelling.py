@@ -9,6 +9,7 @@ and the input that the model would hear there, so that a draft follows from itse
               input p+1   says p+1  input p+2   says p+2
 """
 
+import copy
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from audiotok.models.early_exit import DIGEST_BYTES, digest, refuse_others
 from audiotok.models.lesson import Lesson, Sayer, sayer, states
 from audiotok.models.text import Batch
+from audiotok.nn.matrix import Weights, with_matrices
 from audiotok.nn.ranked import head
 
 
@@ -68,11 +70,17 @@ class Heads(nn.Module):
     def _before(self, state_BND: Tensor) -> Tensor:
         return torch.cat([self.nothing.to(state_BND.dtype).expand(len(state_BND), 1, -1), state_BND[:, :-1]], 1)
 
-    def of(self, model: Any, *, kept_R: Tensor | None) -> tuple["Overheard", "Foretelling"]:
+    def as_read(self, weights: Weights) -> "Heads":
+        """The same with smaller weights, to draft with."""
+        twin = copy.copy(self)
+        twin._modules = {"heads": with_matrices(self.heads, weights)}
+        return twin
+
+    def of(self, model: Any, *, kept_R: Tensor | None, weights: Weights) -> tuple["Overheard", "Foretelling"]:
         """(the model to be spoken with, its drafter), for one script. Raises ValueError where these heads were not distilled for it."""
         refuse_others(self.made_for, model)
         overheard = Overheard(model)
-        return overheard, Foretelling(self, overheard, kept_R=kept_R)
+        return overheard, Foretelling(self, overheard, kept_R=kept_R, weights=weights)
 
 
 class Overheard:
@@ -124,9 +132,9 @@ class OverheardStep:
 class Foretelling:
     """The drafter of an overheard model. Its steps are begun after the model's and as often: the n-th goes with the model's n-th."""
 
-    def __init__(self, heads: Heads, overheard: Overheard, *, kept_R: Tensor | None) -> None:
+    def __init__(self, heads: Heads, overheard: Overheard, *, kept_R: Tensor | None, weights: Weights) -> None:
         self.heads, self.overheard, self.model = heads, overheard, overheard.model
-        self._head = head(self.model.transformer, self.model.heads(), kept_R=kept_R)
+        self._head = head(self.model.transformer, self.model.heads(), kept_R=kept_R, weights=weights)
 
     def begin(self, *told: Any, positions: int, **more: Any) -> "ForetellingStep":
         return ForetellingStep(self, self.overheard.begun.popleft())

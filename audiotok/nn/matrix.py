@@ -108,10 +108,6 @@ def with_matrices(module: nn.Module, weights: Weights) -> nn.Module:
     return twin
 
 
-def head(transformer: object, weight_VD: Tensor) -> Matrix:
-    """The weight of a head, as small as the weights of the transformer before it; on a GPU no smaller than bf16.
-
-    There int8 alone would be written and read again in bf16.
-    """
-    weights: Weights = getattr(transformer, "weights", "fp32")
+def head(weight_VD: Tensor, weights: Weights) -> Matrix:
+    """The weight of a head; on a GPU no smaller than bf16, as int8 alone would be written and read again in bf16 there."""
     return Matrix(weight_VD, "bf16" if weights == "int8" and weight_VD.device.type == "cuda" else weights)

@@ -4,14 +4,13 @@ A drafter that never says a rare code loses little, as the model says those itse
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from audiotok.nn import matrix
-from audiotok.nn.matrix import Matrix
+from audiotok.nn.matrix import Matrix, Weights
 
 LEFT_OUT = -1e4  # a logit whose probability is 0, and finite: where only codes that are left out may stand, they may, all alike
 
@@ -32,28 +31,28 @@ class MadeHeads:
     """The last few heads of a transformer that speaks: a step begins with each sentence, and many rows are slow to copy."""
 
     def __init__(self) -> None:
-        self._made = deque[tuple[Tensor, Tensor | None, Matrix | RankedHead]](maxlen=4)
+        self._made = deque[tuple[Tensor, Tensor | None, Weights, Matrix | RankedHead]](maxlen=4)
 
-    def get(self, weight_VD: Tensor, kept_R: Tensor | None, make: Callable[[], Matrix | RankedHead]) -> Matrix | RankedHead:
+    def get(self, weight_VD: Tensor, kept_R: Tensor | None, weights: Weights) -> Matrix | RankedHead:
         """The head of these very tensors, made if it is not among the last ones."""
-        for known_VD, known_R, head in self._made:
-            if known_VD is weight_VD and known_R is kept_R:
-                return head
-        self._made.append((weight_VD, kept_R, made := make()))
+        for known_VD, known_R, known_as, known in self._made:
+            if known_VD is weight_VD and known_R is kept_R and known_as == weights:
+                return known
+        self._made.append((weight_VD, kept_R, weights, made := _head(weight_VD, kept_R, weights)))
         return made
 
 
-def head(transformer: object, weight_VD: Tensor, *, kept_R: Tensor | None) -> Matrix | RankedHead:
-    """The head after a transformer, of all its rows where `kept_R` is None."""
+def head(transformer: object, weight_VD: Tensor, *, kept_R: Tensor | None, weights: Weights | None = None) -> Matrix | RankedHead:
+    """The head after a transformer, of all its rows where `kept_R` is None; as small as the transformer's weights where not told."""
+    read_as: Weights = getattr(transformer, "weights", "fp32") if weights is None else weights
     made: MadeHeads | None = getattr(transformer, "made_heads", None)
-    make = partial(_head, transformer, weight_VD, kept_R)
-    return make() if made is None else made.get(weight_VD, kept_R, make)
+    return _head(weight_VD, kept_R, read_as) if made is None else made.get(weight_VD, kept_R, read_as)
 
 
-def _head(transformer: object, weight_VD: Tensor, kept_R: Tensor | None) -> Matrix | RankedHead:
+def _head(weight_VD: Tensor, kept_R: Tensor | None, weights: Weights) -> Matrix | RankedHead:
     if kept_R is None:
-        return matrix.head(transformer, weight_VD)
-    return RankedHead(matrix.head(transformer, weight_VD[kept_R]), kept_R, size=len(weight_VD))
+        return matrix.head(weight_VD, weights)
+    return RankedHead(matrix.head(weight_VD[kept_R], weights), kept_R, size=len(weight_VD))
 
 
 def most_frequent(ranks: Sequence[Sequence[int]], count: int) -> Tensor:

@@ -16,6 +16,7 @@ from audiotok.decoding.drafts import ByModel, ByRepetition, Lengths
 from audiotok.decoding.samplers import Sampler
 from audiotok.decoding.speculative import Drafter, speculate
 from audiotok.models.lesson import sayer
+from audiotok.nn.matrix import Weights
 from audiotok.nn.ranked import most_frequent
 from audiotok.synthesis.scripts import Script, Speaking
 
@@ -114,14 +115,18 @@ class FirstLayers:
 
 
 class Foretold:
-    """Heads on the model's last hidden state (`Heads`), as many as a draft has positions at most; `checkpoint` as of `drafter=heads`."""
+    """Heads on the model's last hidden state (`Heads`), as many as a draft has positions at most; `checkpoint` as of `drafter=heads`.
 
-    def __init__(self, *, model: Callable[..., Any], checkpoint: str, lengths: Lengths, kept: int | None) -> None:
-        self.model, self.checkpoint, self.lengths, self.kept = model, Path(checkpoint), lengths, kept
+    `weights` are those of the heads, and of the model's own as they read it. A draft is the worse for small ones, what stands is not.
+    """
+
+    def __init__(self, *, model: Callable[..., Any], checkpoint: str, lengths: Lengths, kept: int | None, weights: Weights) -> None:
+        self.model, self.checkpoint, self.lengths, self.kept, self.weights = model, Path(checkpoint), lengths, kept, weights
         self._heads: Any = None
 
     def prepare(self, make: Callable[[Callable[..., Any], Path], Speaking]) -> "Foretold":
-        self._heads, self._kept_R = make(self.model, self.checkpoint), kept_rows(self.checkpoint, self.kept)
+        made: Any = make(self.model, self.checkpoint)
+        self._heads, self._kept_R = made.as_read(self.weights), kept_rows(self.checkpoint, self.kept)
         if self.lengths.longest > (count := len(self._heads.heads)):
             raise ValueError(
                 f"{count} heads draft {count} positions at most; got drafts of up to {self.lengths.longest}, shorten drafting.lengths"
@@ -132,7 +137,7 @@ class Foretold:
         self, script: Script, model: Speaking, *, rule: Rule, rows: int, sampler: Sampler, device: torch.device
     ) -> Iterator[Generated]:
         assert self._heads is not None, "prepare comes first"
-        overheard, drafter = self._heads.of(model, kept_R=None if self._kept_R is None else self._kept_R.to(device))
+        overheard, drafter = self._heads.of(model, kept_R=None if self._kept_R is None else self._kept_R.to(device), weights=self.weights)
         yield from _by_model(drafter, script, overheard, self.lengths, rule, rows=rows, sampler=sampler, device=device)
 
 

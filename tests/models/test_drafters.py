@@ -103,7 +103,7 @@ def test_heads_draft_from_any_place_what_they_foretell_of_the_whole_sequence(tra
     spoiled(heads)
     lesson = target.lesson(of)
     wanted, length = heads.foretell(target, lesson, of), lesson.codes_BKN.shape[2]
-    overheard, drafter = heads.of(target, kept_R=None)
+    overheard, drafter = heads.of(target, kept_R=None, weights="fp32")
     step, ahead = begun(overheard, of, positions=length + 1), begun_drafter(drafter)
     inputs_BKN = heard(lesson.codes_BKN)
     for place in range(length - count + 1):
@@ -242,7 +242,7 @@ def test_a_drafter_of_other_weights_is_refused(drafter: str) -> None:
     with torch.no_grad():
         other.bias.add_(0.1)
     with pytest.raises(ValueError, match="distilled for other weights"):
-        made.of(other, **({"kept_R": None} if drafter == "heads" else {}))
+        made.of(other, **({"kept_R": None, "weights": "fp32"} if drafter == "heads" else {}))
 
 
 def distil(drafter: nn.Module, target: Any, *, divergence: float = 0.5, selected: float = 1.0) -> Distilled:
