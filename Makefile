@@ -1,5 +1,5 @@
-# The two commands of a fresh clone: `make demo` and `make test`. Each first builds what it needs in .venv. `make torture` kills stages and
-# breaks files for half an hour.
+# The two commands of a fresh clone: `make demo` and `make test`. Each first builds what it needs in .venv. `make torture` kills and
+# hinders stages and breaks files, for an hour or more; stopped, it goes on where it was.
 PYTHON ?= python3.11
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -13,7 +13,7 @@ test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
 
 torture: $(VENV)/.dev
-	$(VENV)/bin/python tools/torture.py --kills 50 --cases 1000 --json torture.json
+	$(VENV)/bin/python tools/torture.py --kills 50 --cases 1000 --out build/torture
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio import functional
 
-from audiotok.files import whole_file
+from audiotok.files import here, whole_file
 
 PYAV_FORMATS: dict[str, str | None] = {".g722": "g722", ".m4a": None, ".mp4": None, ".aac": None}  # None: PyAV finds out by itself
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -49,7 +49,7 @@ def read_channels(path: str | Path, *, max_seconds: float | None = None) -> tupl
     infinity or unscaled samples, more channels, more samples or a higher rate than any recording has, or lasts longer than `max_seconds`,
     of which no more than that is read. Memory: twice the samples, whatever the file declares.
     """
-    path = Path(path)
+    path = here(Path(path))
     _refuse_absent(path)
     decode = _pyav_blocks if path.suffix.lower() in PYAV_FORMATS else _soundfile_blocks
     wav_CT, sample_rate = _join(path, decode, max_seconds)

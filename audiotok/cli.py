@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from audiotok import stages
+from audiotok import stages, storage
 from audiotok.stages import paths, sweeps  # noqa: F401, the first makes ${fitted:} known
 from audiotok.trust import refuse_untrusted
 
@@ -37,10 +37,10 @@ _HERE = Path(__file__).resolve().parent
 ROOT = _HERE if (_HERE / "configs").is_dir() else _HERE.parent  # of configs/ and recipes/: in the wheel, or in a clone
 ORDER = (
     "prepare", "fit", "tokenize", "reduce", "account", "align", "train", "distil", "groups", "synthesize", "recognise",
-    "mix", "train_enhancer", "enhance", "decode", "evaluate", "bands", "report", "bench", "verify",
+    "mix", "train_enhancer", "enhance", "separate", "decode", "evaluate", "bands", "compare", "report", "bench", "verify",
 )  # fmt: skip
 EACH = {"bench": "tokenizer", "account": "transform"}  # what a stage goes through several choices of
-SHOWN = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException, YAMLError)  # on one line; the rest are our faults
+SHOWN = (ValueError, OSError, storage.Unreachable, FloatingPointError, HydraException, OmegaConfBaseException, YAMLError)  # on one line
 EXAMPLES = """\
   audiotok prepare prompts/tts
   audiotok tokenize prompts/resynthesis tokenizer=dmel_80hz
@@ -86,7 +86,7 @@ def _dispatch(argv: Sequence[str]) -> None:
         return
     stage = importlib.import_module(f"audiotok.stages.{name}")
     if name == "verify":
-        stage.check(Path(argv[1]), argv[2:])
+        stage.check(storage.located(argv[1]), argv[2:])
     elif name == "report" and Path(argv[1]).is_dir():
         stage.draw(Path(argv[1]), argv[2:])
     elif many:
@@ -321,6 +321,7 @@ def _check_value(key: str, value: object, cfg: DictConfig) -> None:
     right = isinstance(value, bool) if isinstance(found, bool) else not isinstance(value, bool) and isinstance(value, (int, float))
     if isinstance(found, int) and not isinstance(found, bool):
         right = right and isinstance(value, int)
+    right = right or (key.endswith(".workers") and value == "auto")
     if not right:
         raise UsageError(f"{key}={value}: wants {type(found).__name__}, such as {str(found).lower()}")
 

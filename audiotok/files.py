@@ -3,6 +3,7 @@
 A stage's folder is filled under `NAME.partial` and renamed when it is complete, so that a reader never sees half of one. Beside its
 content it holds `stage.json`: the settings it was made with and their fingerprint, and `audiotok.sha256`: the digest of every file, as
 `sha256sum -c audiotok.sha256` reads it too. What is read as JSON is held against it first.
+In an object store the same holds by other means: see `audiotok.publishing`.
 """
 
 import fcntl
@@ -12,19 +13,24 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
-RECORD = "stage.json"
-SUMS = "audiotok.sha256"
-UNSUMMED = ("log.jsonl", "events.out.tfevents*")  # logs: the time of day is in them
+from audiotok import publishing, storage
+from audiotok.checksums import RECORD, SUMS, UNSUMMED, digest_on_record, file_digest, refuse_damaged, sums_of
+from audiotok.publishing import PARTIAL, bring, bring_below, here, listed
+
+__all__ = [
+    "RECORD", "SUMS", "UNSUMMED", "bring", "bring_below", "build", "digest_on_record", "file_digest", "fingerprint", "here", "listed",
+    "refuse_damaged", "sums_of",
+]  # fmt: skip
+
 SECRET = re.compile(
     r"(?:^|[_.-])(?:token|secret|password|passwd|passphrase|credentials?|(?:api|access|private|secret)_?key)$", re.IGNORECASE
 )  # how the names of settings and of variables of the environment end that nobody else shall read
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # USER:PASSWORD@ in an address
 REDACTED = "***"
-SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def fingerprint(value: Any) -> str:
@@ -42,15 +48,10 @@ def redacted(value: Any) -> Any:
     return CREDENTIALS.sub(REDACTED, value) if isinstance(value, str) else value
 
 
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    in_store = storage.address_of(path) is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
@@ -61,6 +62,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    if in_store and not any(folder.name.endswith(PARTIAL) for folder in path.parents):
+        publishing.publish(path)
 
 
 def open_to_readers(path: Path) -> None:
@@ -74,6 +77,7 @@ def open_to_readers(path: Path) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    in_store = storage.address_of(path) is not None
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -83,6 +87,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if in_store:
+        publishing.publish(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,37 +136,6 @@ def seal(folder: Path) -> None:
         partial.write_text("".join(f"{file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in named), encoding="utf-8")
 
 
-def sums_of(folder: Path) -> dict[str, str]:
-    """The digests in a folder's audiotok.sha256, by path. Raises ValueError for a line of another kind, and a path out of the folder."""
-    sums: dict[str, str] = {}
-    for number, line in enumerate((folder / SUMS).read_bytes().splitlines(), start=1):
-        match = SUM.fullmatch(line.decode("utf-8", errors="replace"))
-        if match is None or ".." in PurePosixPath(match[2]).parts or PurePosixPath(match[2]).is_absolute():
-            raise ValueError(f"{folder / SUMS}, line {number} is damaged: a digest, two spaces and a path in the folder are wanted")
-        sums[match[2]] = match[1]
-    return sums
-
-
-def digest_on_record(path: Path) -> str | None:
-    """What audiotok.sha256 in the file's folder, or in the next one above that has any, says of it; None where nothing does."""
-    for folder in path.parents:
-        if (folder / SUMS).is_file():
-            return sums_of(folder).get(path.relative_to(folder).as_posix())
-        if (folder / RECORD).is_file():
-            return None
-    return None
-
-
-def refuse_damaged(path: Path) -> None:
-    """Raise ValueError where a file is other than its checksum says; one that has none, or is not there, passes."""
-    expected = digest_on_record(path) if path.is_file() else None
-    if expected is not None and file_digest(path) != expected:
-        raise ValueError(
-            f"{path} is damaged: other than its checksum in {SUMS} says; `audiotok verify FOLDER --repair` removes what is, "
-            f"so that its stage makes it again (if you changed it yourself, delete {SUMS})"
-        )
-
-
 def settings_of(folder: Path) -> dict | None:
     """The settings a finished or begun output folder was made with; None where there is no record."""
     record = folder / RECORD
@@ -168,7 +143,11 @@ def settings_of(folder: Path) -> dict | None:
 
 
 def fingerprint_of(folder: Path, *, made_by: str) -> str:
-    """The fingerprint of a finished output folder. Raises ValueError naming the stage that makes it where it is absent."""
+    """The fingerprint of a finished output folder, which is in the mirror then where it lies in a store.
+
+    Raises ValueError naming the stage that makes it where it is absent.
+    """
+    bring(folder)
     if not (folder / RECORD).exists():
         raise ValueError(f"{folder} is not there; run `audiotok {made_by}` with the same recipe and settings first")
     return read_json(folder / RECORD)["fingerprint"]
@@ -191,16 +170,24 @@ def build(
     """
     settings = redacted(json.loads(json.dumps(settings, default=str)))
     with locked(folder):
+        bring(folder)
+        publishing.refuse_foreign(folder)
+        partial = folder.with_name(f"{folder.name}{PARTIAL}")
         if not overwrite and _matches(folder, settings):
+            publishing.sweep(partial, folder)
             return "present"
-        partial = folder.with_name(f"{folder.name}.partial")
+        publishing.bring_begun(partial)
         begun = resumable is not None and any(partial.glob(resumable))
         if not (begun and (settings_of(partial) == settings or (not overwrite and _matches(partial, settings)))):
             shutil.rmtree(partial, ignore_errors=True)
+            publishing.forget_begun(partial)
             partial.mkdir(parents=True)
             write_json(partial / RECORD, {"settings": settings, "fingerprint": fingerprint(settings)})
+            if resumable is not None:
+                publishing.publish(partial / RECORD)
         work(partial)
         seal(partial)
+        publishing.publish_finished(partial, folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
         return "made"
@@ -230,10 +217,12 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder of outputs alone. Raises ValueError where another process does."""
+    in_store = storage.address_of(folder) is not None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is writing {folder}; wait for it, or set another exp_dir") from None
-        yield
+        with storage.alone(folder) if in_store else nullcontext():
+            yield

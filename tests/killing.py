@@ -3,10 +3,12 @@
 The processes are forked off one that has imported all that stages need, so that a kill falls into the stage and not into its imports.
 """
 
+import csv
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from tiny import tiny_speech_folder
 
 from audiotok import cli
+from audiotok.data.prompts import spoken_prompts
+from audiotok.data.prompts_source import installed
 
 RECIPE = """
 # @package _global_
@@ -40,26 +44,54 @@ defaults:
   - override /data: speech
   - override /tokenizer: dmel
 prepare: {workers: 1}
-bench: {aligned: [], seeds: [0], workers: 0, root: "${exp_root}/bench", listen: {min_seconds: 0}}
+bench: {aligned: [], seeds: [0], workers: 0, root: "${exp_root}/bench", listen: {min_seconds: 0, where: {dataset: [librispeech, prompts]}}}
 """
+RANKS = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3 --monitor-interval 0.1 -m audiotok.cli"
 SPEAKING = ("align", "train", "synthesize")  # stages that the transform of the other ones is none for
 ORDER = ("tokenize", "reduce", "align", "train", "synthesize", "bench")
-KILLED = ("tokenize", "reduce", "train", "synthesize", "bench")
+KILLED = ("tokenize", "tokenize_ray", "reduce", "train", "train_ranks", "synthesize", "bench")
+SHORTEST = 16_000  # bytes of a prompt in G.722: two seconds
 PRELOADED = ["audiotok.cli", "audiotok.store", "audiotok.tokenizers.dmel", "audiotok.models.ar_tts", "audiotok.synthesis.speech"]
+
+Disturb = Callable[[Path], None]  # done in a stage's process before it begins, told where its outputs lie
 
 
 def command(stage: str, place: Path) -> list[str]:
-    """The words of a stage, but for exp_root; `place` holds what `lay_out` wrote."""
+    """The words of a stage, but for exp_root; `place` holds what `lay_out` wrote.
+
+    tokenize_ray is tokenize on a Ray of this machine; train_ranks is train on two ranks, and a program's words.
+    """
+    if stage == "tokenize_ray":
+        return [*command("tokenize", place), "tokenize.workers=2", "engine=ray", "engine.address=local"]
+    if stage == "train_ranks":
+        return [sys.executable, "-m", *RANKS.split(), *command("train", place), "train.accumulate=2"]
     if stage == "bench":
         return [stage, str(place / "suite.yaml"), f"corpora.speech.root={place / 'corpus'}"]
     return [stage, str(place / "killed.yaml"), f"data.root={place / 'corpus'}", *(["transform=parallel"] if stage in SPEAKING else [])]
 
 
-def lay_out(place: Path, speech: Path, *, utterances: int) -> None:
-    """A corpus, a recipe and a suite."""
-    tiny_speech_folder(place / "corpus", speech, utterances=utterances)
+def lay_out(place: Path, speech: Path | None, *, utterances: int) -> None:
+    """A corpus, of the prompts where there is no other speech, a recipe and a suite."""
+    if speech is None:
+        _prompts_folder(place / "corpus", utterances)
+    else:
+        tiny_speech_folder(place / "corpus", speech, utterances=utterances)
     (place / "killed.yaml").write_text(RECIPE)
     (place / "suite.yaml").write_text(SUITE)
+
+
+def _prompts_folder(folder: Path, utterances: int) -> None:
+    """The shortest prompts of two seconds or more, fetched where they are not at hand, with a manifest.tsv."""
+    long_enough = [one for one in spoken_prompts(installed(["en"], root=None, cache=None)["en"]) if one.path.stat().st_size >= SHORTEST]
+    chosen = sorted(long_enough, key=lambda one: (one.path.stat().st_size, one.key))[:utterances]
+    folder.mkdir(parents=True)
+    with open(folder / "manifest.tsv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["dataset", "path", "speaker", "text", "split"])
+        for index, one in enumerate(chosen):
+            name = f"{one.key.replace('/', '_')}{one.path.suffix}"
+            shutil.copy(one.path, folder / name)
+            writer.writerow(["prompts", name, "Allison", one.text, "test" if index in (0, 4) else "dev" if index == 1 else "train"])
 
 
 class Forked:
@@ -78,11 +110,11 @@ class Forked:
         return self._process.exitcode
 
 
-def start(words: Sequence[str], root: Path) -> Forked:
-    """The stage on an exp_root, its errors beside that."""
+def start(words: Sequence[str], root: Path, *, disturb: Disturb | None = None, errors: str = "stderr.txt") -> Forked:
+    """The stage on an exp_root, its errors in a file beside that."""
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=([*words, f"exp_root={root}"], root.parent / "stderr.txt"))
+    process = context.Process(target=_run, args=([*words, f"exp_root={root}"], root.parent / errors, disturb, root))
     process.start()
     return Forked(process)
 
@@ -93,7 +125,9 @@ def ended_well(words: Sequence[str], root: Path) -> None:
         raise RuntimeError((root.parent / "stderr.txt").read_text(errors="replace")[-3000:])
 
 
-def _run(words: list[str], errors: Path) -> None:
+def _run(words: list[str], errors: Path, disturb: Disturb | None, root: Path) -> None:
     os.setsid()  # so that a kill takes the children too
     sys.stdout, sys.stderr = open(os.devnull, "w"), open(errors, "w")  # noqa: SIM115, until the end of the process
+    if disturb is not None:
+        disturb(root)
     cli.main(words)

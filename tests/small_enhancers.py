@@ -15,6 +15,7 @@ from audiotok.models.enhancement.hearing import CausalEncoder
 from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.lattice_transducer import LatticeTransducer
 from audiotok.models.enhancement.mask import ComplexMask
+from audiotok.models.enhancement.separation import MaskSeparator, TokenSeparator
 from audiotok.models.enhancement.transducer import Transducer
 from audiotok.synthesis.enhancing import Enhancer, Speaking
 from audiotok.tokenizers.codec import Codec
@@ -55,6 +56,14 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, **BLOCKS),
     }
     return makers[kind]()
+
+
+def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
+    """Of "tokens" or "mask"."""
+    torch.manual_seed(0)
+    if kind == "tokens":
+        return TokenSeparator(some, enhancer=functools.partial(ConformerEnhancer, mel=mel(), kernel=7, **BLOCKS), voices=voices)
+    return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, **BLOCKS), voices=voices)
 
 
 def enhancer(kind: str, some: Codec, *, sampler: Sampler = GREEDY, beams: int | None = None) -> Enhancer:

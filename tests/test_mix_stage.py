@@ -9,7 +9,7 @@ from tiny import tiny_speech_folder
 
 from audiotok import audio, cli, files
 from audiotok.data.manifests import load_cuts
-from audiotok.stages import bands, enhance, evaluate, mix, paths, prepare, train_enhancer
+from audiotok.stages import bands, compare, enhance, evaluate, mix, paths, prepare, train_enhancer
 from audiotok.tokenizers.codec import save_network
 
 SMALL = ["enhancer=mask", *(f"enhancer.{setting}" for setting in ("width=32", "layers=1", "heads=2", "feed_forward=32"))]
@@ -103,6 +103,26 @@ def test_what_does_nothing_what_nothing_is_done_to_and_a_stranger_are_scored_by_
         assert value[snr, "peer"] == pytest.approx(value[snr, "unprocessed"], abs=0.05)
     assert value["-5", "ceiling"] == pytest.approx(value["20", "ceiling"], abs=1)  # nothing of it is noise
     assert (paths.bands(cfg) / "bands.svg").exists() and "### 20 dB" in (paths.bands(cfg) / "bands.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["transducer", "conformer"])
+def test_systems_of_fewer_codebooks_are_scored_beside_their_ceilings_and_tell_their_rate(kind, told, tmp_path):
+    small = [setting.replace("enhancer=mask", f"enhancer={kind}") for setting in told] + [f"exp_dir={tmp_path}"]
+    small += [f"enhancer.encoder.{setting}" for setting in ("width=32", "layers=1", "heads=2", "feed_forward=32") if kind == "transducer"]
+    for k in (1, 2):
+        few = load(small, f"tokenizer.num_codebooks={k}", f"enhance.ceiling=ceiling-{k}")
+        mix.run(few)
+    few = load(small, "tokenizer.num_codebooks=1", f"enhance.out={tmp_path / 'audio' / kind}-1", f"exp_dir={tmp_path / 'own'}")
+    train_enhancer.run(few)
+    enhance.run(few)
+    cfg = load(small)
+    evaluate.run(cfg)
+    bands.run(cfg)
+    compare.run(cfg)
+    rates = files.read_json(tmp_path / "comparison" / "rates.json")["columns"][0]
+    bits = {name: [point["bits_per_second"] for point in points] for name, points in rates["families"].items()}
+    assert bits == {"ceiling": [250.0, 500.0], kind: [250.0]} and list(rates["without"]) == ["recordings", "unprocessed"]
+    assert set(files.read_json(tmp_path / "bands" / "bands.json")["-5"]) == {"ceiling-1", "ceiling-2", f"{kind}-1", "unprocessed"}
 
 
 def test_what_has_not_been_made_is_named(told, tmp_path):

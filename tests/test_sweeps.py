@@ -42,6 +42,12 @@ def test_a_job_that_fails_is_told_and_a_sweep_of_nothing_is_refused(jobs: list, 
         cli.main(["prepare", "prompts/tts", "seed=1,2", f"exp_root={tmp_path}", "--multirun"])
 
 
+def test_a_sweep_is_recorded_on_this_machine(jobs: list, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"s3://bucket/exp/prompts/tts; set one on this machine"):
+        cli.main(["train", "prompts/tts", "seed=1,2", "exp_root=s3://bucket/exp", "--multirun"])
+    assert not jobs
+
+
 @pytest.mark.parametrize("named", ["callbacks: {own: {_target_: os.getcwd}}", "launcher: {_target_: os.getcwd}"])
 def test_a_recipe_cannot_name_code_for_hydra_to_import(jobs: list, tmp_path: Path, named: str) -> None:
     recipe = tmp_path / "mine.yaml"

@@ -17,7 +17,8 @@ Compared are the names of all files and the SHA-256 of their content, except, of
     report/                 the benchmark's page, drawn of these rows: not compared
     .*.lock                 empty
 
-Prints one JSON object; its "identical" says how it went, and so does the exit status.
+Prints one JSON object; its "identical" says how it went, and so does the exit status. Of a stage whose work is done by processes below it
+(Ray's workers, torchrun's ranks) `struck` kills one of those alone: the stage has to go on by itself.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +41,9 @@ import pyarrow.parquet as pq
 
 COST = "cost-"  # tasks whose scores are times
 ERRORS = "stderr.txt"
-POLL = 0.02  # seconds between looks at the folder
+POLL, QUICK_POLL = 0.02, 0.005  # seconds between looks at the folder
+LATEST = 1800  # seconds that a stage may take
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 class Running(Protocol):
@@ -53,6 +57,21 @@ class Running(Protocol):
 
 
 Start = Callable[[Sequence[str], Path], Running]
+
+
+class StageFailed(Exception):
+    """It did not end as it has to, with what it said."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing happened to."""
+
+    first_write: float  # seconds until the first file appears
+    seconds: float  # until the end
+    contents: dict[str, str]  # see `contents`
+    num_before: int  # files in --prepared
+    room: int  # bytes that all of them take
 
 
 @dataclass
@@ -76,7 +95,10 @@ class Report:
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        report = check(options.command, options.prepared, Path(scratch), kills=options.kills, chain=options.chain, seed=options.seed)
+        try:
+            report = check(options.command, options.prepared, Path(scratch), kills=options.kills, chain=options.chain, seed=options.seed)
+        except StageFailed as error:
+            raise SystemExit(str(error)) from None
     print(json.dumps(asdict(report) | {"identical": report.identical}, indent=2))
     raise SystemExit(0 if report.identical else 1)
 
@@ -92,47 +114,92 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check(
-    command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, chain: int, seed: int, start: Start | None = None
-) -> Report:
-    """Kill the command `kills` times in all; every run that was killed is brought to its end and compared.
-
-    `start` runs it on an exp_root, as a program of the shell if it is not given.
-    """
-    start = start or _start
-    root = shutil.copytree(prepared, scratch / "exp")  # one path for all runs: configs that are saved hold it
-    first_write, whole = _undisturbed(command, root, start)
-    expected, moments = contents(root), random.Random(seed)
-    report = Report(list(command), seed, round(whole, 3), round(first_write, 3))
+def check(command: Sequence[str], prepared: Path, scratch: Path, *, kills: int, chain: int, seed: int) -> Report:
+    """Kill the command `kills` times in all; every run that was killed is brought to its end and compared. Raises StageFailed."""
+    root, moments = scratch / "exp", random.Random(seed)
+    expected = undisturbed(command, prepared, root, start)
+    report = Report(list(command), seed, round(expected.seconds, 3), round(expected.first_write, 3))
     while len(report.kills) < kills:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(prepared, root)
-        for _ in range(min(chain, kills - len(report.kills))):
-            moment = moments.uniform(0.9 * first_write, whole)
-            if not _killed(command, root, start, after=moment):
-                break
-            report.kills.append({"seconds": round(moment, 3), "files": len(_files(root))})
-        _ended_well(start(command, root), root)
+        fresh(prepared, root)
+        report.kills += killed(command, root, expected, moments, start=start, most=min(chain, kills - len(report.kills)))
+        ended_well(start(command, root), root)
         compared = contents(root)
         report.compared_runs += 1
         report.compared_files += len(compared)
-        report.differences += _differences(expected, compared)
+        report.differences += differences(expected.contents, compared)
     return report
 
 
-def _undisturbed(command: Sequence[str], root: Path, start: Start) -> tuple[float, float]:
-    """Seconds until the first file appears, and until the end."""
+def fresh(prepared: Path, root: Path) -> None:
+    """Make `root` what the stage starts from. It is one path for all runs, as configs that are saved hold it."""
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(prepared, root)
+
+
+def undisturbed(command: Sequence[str], prepared: Path, root: Path, start: Start) -> Undisturbed:
+    """Run the command as it is. Raises StageFailed where it fails, and where it has nothing to do."""
+    fresh(prepared, root)
     before, begun, first = set(_files(root)), time.monotonic(), None
     process = start(command, root)
     while process.poll() is None:
         if first is None and set(_files(root)) - before:
             first = time.monotonic() - begun
         time.sleep(POLL)
-    _ended_well(process, root)
+    ended_well(process, root)
     whole = time.monotonic() - begun
     if set(_files(root)) == before:
-        raise SystemExit(f"{' '.join(command)} wrote nothing: its output is in --prepared already")
-    return first or whole, whole
+        raise StageFailed(f"{' '.join(command)} wrote nothing: its output is in --prepared already")
+    return Undisturbed(first or whole, whole, contents(root), len(before), footprint(root))
+
+
+def killed(
+    command: Sequence[str], root: Path, expected: Undisturbed, chance: random.Random, *, start: Start, most: int
+) -> list[dict[str, float]]:
+    """Kill the command, and what goes on of it, `most` times or until it ends before its moment: when each kill fell."""
+    kills: list[dict[str, float]] = []
+    while len(kills) < most:
+        moment = chance.uniform(0.9 * expected.first_write, expected.seconds)
+        if not _killed(command, root, start, after=moment):
+            break
+        kills.append({"seconds": round(moment, 3), "files": len(_files(root))})
+    return kills
+
+
+def struck(command: Sequence[str], root: Path, expected: Undisturbed, chance: random.Random, *, start: Start, victim: str) -> int | None:
+    """Kill one process below the command, of those with `victim` in their command line, and wait until the command has ended by itself.
+
+    The moment is a number of files, drawn of those that the command writes, which is returned; None where it ended before. Raises
+    StageFailed where it does not end well.
+    """
+    moment = chance.randint(1, max(1, 2 * (len(expected.contents) - expected.num_before) // 3))
+    process, hit = start(command, root), False
+    while not hit and process.poll() is None:
+        if len(_files(root)) >= expected.num_before + moment and (pids := processes_below(process.pid, victim)):
+            os.kill(chance.choice(pids), signal.SIGKILL)
+            hit = True
+        time.sleep(QUICK_POLL)
+    ended_well(process, root)
+    return moment if hit else None
+
+
+def processes_below(pid: int, named: str) -> list[int]:
+    """The processes that a process has started, and those that they have, with a word in their command line."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    below, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in found}
+        below |= found
+    return sorted(child for child in below - {pid} if named in _command_line(child))
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _killed(command: Sequence[str], root: Path, start: Start, *, after: float) -> bool:
@@ -144,24 +211,44 @@ def _killed(command: Sequence[str], root: Path, start: Start, *, after: float) -
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return True
-    _ended_well(process, root)
+    ended_well(process, root)
     return False
 
 
-def _start(command: Sequence[str], root: Path) -> subprocess.Popen:
+def start(command: Sequence[str], root: Path) -> subprocess.Popen:
+    """The command as a program of the shell, on an exp_root, its errors beside that."""
     with open(root.parent / ERRORS, "wb") as errors:
         return subprocess.Popen([*command, f"exp_root={root}"], stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
 
 
-def _ended_well(process: Running, root: Path) -> None:
-    if code := process.wait():
+def ended_well(process: Running, root: Path) -> None:
+    """Wait for the end of a command. Raises StageFailed where it is none without an error."""
+    if code := end(process):
         errors = (root.parent / ERRORS).read_text(errors="replace")
-        raise SystemExit(f"the stage failed with {code}:\n{errors}")
+        raise StageFailed(f"the stage failed with {code}:\n{errors[-3000:]}")
+
+
+def end(process: Running) -> int:
+    """The exit status of a command. Raises StageFailed where it has none within `LATEST` seconds; it is killed then."""
+    try:
+        return process.wait(LATEST)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise StageFailed(f"no end within {LATEST} s") from None
 
 
 def contents(root: Path) -> dict[str, str]:
     """Every file that is compared, by its path in the folder, with the digest of what is compared of it."""
     return {str(path.relative_to(root)): _digest(path) for path in _files(root) if not path.name.startswith("events.out.tfevents")}
+
+
+def footprint(root: Path) -> int:
+    """Bytes that a folder's files take, each of whole pages."""
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in _files(root))
+
+
+def num_files(root: Path) -> int:
+    return len(_files(root))
 
 
 def _row(path: Path) -> bytes:
@@ -188,7 +275,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    """Between two `contents`, a line each."""
     missing = [f"{path} is missing" for path in expected.keys() - found.keys()]
     added = [f"{path} is there besides" for path in found.keys() - expected.keys()]
     changed = [f"{path} has other bytes" for path in expected.keys() & found.keys() if expected[path] != found[path]]

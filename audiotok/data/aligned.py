@@ -87,20 +87,24 @@ class AlignedUtterance:
 
 
 class AlignedCorpus(Sequence[AlignedUtterance]):
-    """A split's utterances that have codes, an alignment, and no phoneme unseen in training. `lengths` counts positions.
+    """A split's utterances that have codes, an alignment, and no phoneme unseen in training. `lengths` counts positions,
+    `shards` says in which shard of the store each lies.
 
     Codes are read from the store when asked for.
     """
 
     def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Layout, front_end: FrontEnd) -> None:
         self.store, self.transform, self.front_end = store, transform, front_end
-        about = [row for row in store.about().to_pylist() if row["id"] in alignments and row["num_frames"]]
+        stored = store.about().to_pylist()
+        about = [row for row in stored if row["id"] in alignments and row["num_frames"]]
         self.alignments = [
             alignments[row["id"]] for row in about if front_end.can_say(alignments[row["id"]]["phonemes"], row["language"] or ANYONE)
         ]
         frames = {row["id"]: row["num_frames"] for row in about}
         positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
         self.lengths = [positions(frames[row["id"]]) for row in self.alignments]
+        places = {row["id"]: place for place, row in enumerate(stored)}
+        self.shards = [store.shard_of(places[row["id"]]) for row in self.alignments]
         self._kept: dict[str, tuple[Utterance, Tensor]] = {}
         self._kept_codes = 0
 

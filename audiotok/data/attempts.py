@@ -1,10 +1,18 @@
-"""Tasks in parallel processes, each by itself: one that dies or never ends takes no other with it."""
+"""Tasks in parallel processes, each by itself: one that dies or never ends takes no other with it.
 
+A process ends when its parent does, however that ended and whatever it is at.
+"""
+
+import os
+import pickle
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from time import monotonic
 from typing import Any, Literal
 
@@ -29,7 +37,8 @@ class _Process:
     process: BaseProcess
     connection: Connection
     ready: bool = False
-    task: Any = None
+    proven: bool = False  # it has done a task
+    task: tuple[Any] | None = None  # what it is at
     until: float = float("inf")
 
 
@@ -39,27 +48,25 @@ def in_processes(make: Callable[[], Work], tasks: Sequence[Any], *, num: int, se
     Each of `num` processes calls `make()` once, on one thread; one that has ended is replaced. Tasks, `make` and results are pickled.
     Raises ValueError where a process ends before it has made anything: so would every other.
     """
-    waiting = list(reversed(tasks))
-    processes = [_started(make) for _ in range(min(num, len(tasks)))]
+    waiting, processes = deque(tasks), list[_Process]()
     try:
+        processes += (_started(make) for _ in range(min(num, len(tasks))))
         while waiting or any(one.task is not None for one in processes):
             connection.wait([one.connection for one in processes if one.task is not None or not one.ready], timeout=1.0)
             for place, one in enumerate(processes):
-                if (result := _told(one)) is not None:
-                    yield one.task, result
+                for result in _told(one):
+                    assert one.task is not None, "of nothing else is there a result"
+                    yield one.task[0], result
                     one.task, one.until = None, float("inf")
-                    if isinstance(result, Lost):
+                    if isinstance(result, Lost) and waiting:
                         processes[place] = one = _started(make)
                 if one.ready and one.task is None and waiting:
-                    _give(one, waiting.pop(), seconds)
+                    if _given(one, waiting[0], seconds):
+                        waiting.popleft()
+                    else:
+                        processes[place] = _started(make)
     finally:
-        for one in processes:
-            one.connection.close()  # at which what waits for a task ends by itself
-        for one in processes:
-            if one.task is None:
-                one.process.join(GOODBYE)
-            one.process.kill()
-            one.process.join()
+        _ended(processes)
 
 
 def one_by_one(make: Callable[[], Work], tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -78,42 +85,79 @@ def _started(make: Callable[[], Work]) -> _Process:
     return _Process(process, ours)
 
 
-def _give(one: _Process, task: Any, seconds: float) -> None:
-    one.task, one.until = task, monotonic() + seconds
-    try:
-        one.connection.send(task)
-    except (BrokenPipeError, ConnectionResetError):
-        return  # it has ended: the next look at it says so
-
-
-def _told(one: _Process) -> Any | Lost | None:
-    """A result, or why there is none; None as long as there is nothing to tell."""
-    try:
-        if one.connection.poll():
-            told = one.connection.recv()
-            if one.ready:
-                return told
-            one.ready = True
-    except (EOFError, ConnectionResetError):
+def _ended(processes: Sequence[_Process]) -> None:
+    for one in processes:
+        one.connection.close()  # at which what waits for a task ends by itself
+    for one in processes:
+        if one.ready and one.task is None:
+            one.process.join(GOODBYE)
+        one.process.kill()
         one.process.join()
-        code = one.process.exitcode or 0
-        how = f"its process {'was killed by signal' if code < 0 else 'ended with exit code'} {abs(code)}"
+
+
+def _given(one: _Process, task: Any, seconds: float) -> bool:
+    """Whether a process has taken a task; not where it has ended since its last one, of which this task is not guilty."""
+    # plain pickle: multiprocessing's own would pass tensors as file descriptors that die with their process
+    content = pickle.dumps(task)
+    try:
+        one.connection.send_bytes(content)
+    except (BrokenPipeError, ConnectionResetError):
+        if not one.proven:
+            raise ValueError(_could_not_begin(_how_it_ended(one))) from None
+        return False
+    one.task, one.until = (task,), monotonic() + seconds
+    return True
+
+
+def _told(one: _Process) -> list[Any | Lost]:
+    """The result of its task, or why there is none; an empty list as long as there is nothing to tell."""
+    if one.task is None and one.ready:
+        return []
+    try:
+        told = [one.connection.recv_bytes()] if one.connection.poll() else []
+    except (EOFError, OSError):  # between two messages, or in the middle of one
+        how = _how_it_ended(one)
         if not one.ready:
-            raise ValueError(f"a process of the grid could not begin: {how}; its error stands above") from None
-        return Lost("died", how)
+            raise ValueError(_could_not_begin(how)) from None
+        return [Lost("died", how)]
+    if told and one.ready:
+        one.proven = True
+        return [pickle.loads(content) for content in told]  # noqa: S301, our own process
+    one.ready = one.ready or bool(told)
     if monotonic() > one.until:
         one.process.kill()
         one.process.join()
-        return Lost("timed_out", OVERDUE)
-    return None
+        return [Lost("timed_out", OVERDUE)]
+    return []
+
+
+def _how_it_ended(one: _Process) -> str:
+    one.process.join()
+    code = one.process.exitcode or 0
+    return f"its process {'was killed by signal' if code < 0 else 'ended with exit code'} {abs(code)}"
+
+
+def _could_not_begin(how: str) -> str:
+    return f"a process of the grid could not begin: {how}; its error stands above"
 
 
 def _serve(make: Callable[[], Work], tasks: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     work = make()
     try:
-        tasks.send(True)
+        tasks.send_bytes(pickle.dumps(True))
         while True:
-            tasks.send(work(tasks.recv()))
+            task = pickle.loads(tasks.recv_bytes())  # noqa: S301, our own process
+            tasks.send_bytes(pickle.dumps(work(task)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _end_with_parent() -> None:
+    """What never ends hears nothing of a parent that is gone."""
+    parent = parent_process()
+    assert parent is not None, "it was started by one"
+    parent.join()
+    os._exit(1)

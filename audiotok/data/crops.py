@@ -1,7 +1,7 @@
 """Random pieces of a corpus's recordings, for models that learn from sound: every batch a pure function of (seed, step, rank)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -64,8 +64,8 @@ class RandomCrops:
             raise ValueError(f"crops.gain_db is the lowest and the highest peak in dB of full scale, such as [-20, -3]; got {self.gain_db}")
         spoken: defaultdict[str, float] = defaultdict(float)
         for cut in self.cuts:
-            spoken[_speaker(cut)] += cut.duration
-        weights = np.array([cut.duration * spoken[_speaker(cut)] ** (self.balance - 1) for cut in self.cuts])
+            spoken[speaker_of(cut)] += cut.duration
+        weights = np.array([cut.duration * spoken[speaker_of(cut)] ** (self.balance - 1) for cut in self.cuts])
         self._chances = weights / weights.sum()
         self._cache_samples = self.cache_hours * 3600 * self.sample_rate
 
@@ -82,6 +82,14 @@ class RandomCrops:
         random = np.random.default_rng([self.seed, step, rank])
         chosen = random.choice(len(self.cuts), size=self.batch_size, p=self._chances)
         return [(self.cuts[index], self._piece(random)) for index in chosen]
+
+    def another(self, heard: Set[str], random: np.random.Generator) -> tuple[MonoCut, "Piece"]:
+        """A piece of somebody else than these people, drawn as those of a batch are. Raises ValueError where there is nobody else."""
+        chances = np.where([speaker_of(cut) in heard for cut in self.cuts], 0.0, self._chances)
+        if not chances.any():
+            told = f"nobody else speaks in this split than {', '.join(sorted(heard))}"
+            raise ValueError(f"{told}; it needs as many people as are to be heard at once (crops.dev_batches=0 does without the dev split)")
+        return self.cuts[int(random.choice(len(self.cuts), p=chances / chances.sum()))], self._piece(random)
 
     def _piece(self, random: np.random.Generator) -> "Piece":
         speed, place = float(random.choice(np.asarray(self.speeds))), random.random()
@@ -120,5 +128,6 @@ def one_ahead(batch: Callable[[tuple[int, int]], B], places: Iterator[tuple[int,
             yield current
 
 
-def _speaker(cut: MonoCut) -> str:
+def speaker_of(cut: MonoCut) -> str:
+    """Who speaks; where that is not known, as if each recording were of a person of its own."""
     return cut.supervisions[0].speaker or cut.id

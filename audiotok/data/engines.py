@@ -77,10 +77,10 @@ class Ray:
     def attempts(
         self, make: Callable[[], Work], tasks: Sequence[Any], *, asked: Asked, setting: str, seconds: float
     ) -> Iterator[tuple[Any, Any | Lost]]:
-        with self._made(make, asked=asked, setting=setting) as workers:
+        with self._made(make, asked=asked, setting=setting, most=len(tasks)) as workers:
             yield from ((task, result) for _, task, result in workers.attempts(tasks, seconds=seconds))
 
-    def _made(self, make: Callable[[], Work], *, asked: Asked, setting: str) -> RayWorkers:
+    def _made(self, make: Callable[[], Work], *, asked: Asked, setting: str, most: int | None = None) -> RayWorkers:
         return ray_workers(
             make,
             num=None if asked == "auto" else _number(asked, setting),
@@ -88,6 +88,7 @@ class Ray:
             resources={"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
             retries=self.retries,
             patience=self.patience,
+            most=most,
         )
 
 

@@ -18,8 +18,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from lhotse.audio import AudioLoadingError, DurationMismatchError
 from lhotse.cut import Cut, MixedCut
 from torch import Tensor
 
-from audiotok import audio
+from audiotok import audio, storage
 from audiotok.data.splits import SPLITS
 from audiotok.files import fingerprint, refuse_damaged, whole_file, write_json, write_jsonl
 
@@ -94,21 +96,51 @@ def write_manifests(
 
 
 def load_cuts(folder: Path, split: str) -> CutSet:
-    """The cuts of a split, in memory, each with an absolute path to its audio.
+    """The cuts of a split, in memory (some 2 KB each), each with an absolute path to its audio.
 
     Raises ValueError naming the splits there are, and where the manifest is damaged.
     """
+    return CutSet(list(stream_cuts(folder, split)))
+
+
+def stream_cuts(folder: Path, split: str) -> Iterator[MonoCut]:
+    """The cuts that `load_cuts` holds, one after the other, in memory one at a time.
+
+    Raises ValueError as that does: at once for an absent split and for other bytes than the checksum says, at the line for a broken one.
+    """
+    return _parsed(_manifest(folder, split))
+
+
+def count_cuts(folder: Path, split: str) -> int:
+    """How many cuts a split has. The whole manifest is unpacked, so that one that was cut short is refused, as `load_cuts` refuses it."""
+    with _unpacked(_manifest(folder, split)) as lines:
+        return sum(1 for _ in lines)
+
+
+def _manifest(folder: Path, split: str) -> Path:
     path = Path(folder) / f"cuts_{split}.jsonl.gz"
     if not path.exists():
         known = [name for name in SPLITS if (Path(folder) / f"cuts_{name}.jsonl.gz").exists()]
         raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(known) or 'none: run `audiotok prepare` first'}")
     refuse_damaged(path)
+    return path
+
+
+def _parsed(path: Path) -> Iterator[MonoCut]:
+    with _unpacked(path) as lines:
+        for line in lines:
+            yield _located(MonoCut.from_dict(json.loads(line)), path.parent)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a manifest. Raises ValueError naming it for whatever is wrong with them, there or in what the block makes of a line."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            cuts = [_located(MonoCut.from_dict(json.loads(line)), Path(folder)) for line in file]
-        if not cuts:
-            raise ValueError("it is empty")
-        return CutSet(cuts)
+            first = next(file, None)
+            if first is None:
+                raise ValueError("it is empty")
+            yield chain([first], file)
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); `audiotok verify FOLDER --repair` sets it aside, then prepare again") from error
 
@@ -184,7 +216,8 @@ def _check(job: tuple[str, Utterance], *, folder: Path, bad_ids: Mapping[str, st
         return _cut(utterance, _recording(utterance, Path("audio") / split, folder, max_seconds))
     except ValueError as error:
         path = str(utterance.sound) if isinstance(utterance.sound, Path) else ", ".join(map(str, _sources(utterance.sound)))
-        return Rejected(_text(utterance.id), split, _text(path), _text(str(error).removeprefix(f"{path}: ")))
+        named = storage.named(utterance.sound) if isinstance(utterance.sound, Path) else path
+        return Rejected(_text(utterance.id), split, _text(named), _text(str(error).removeprefix(f"{path}: ")))
 
 
 def _recording(utterance: Utterance, subfolder: Path, folder: Path, max_seconds: float) -> Recording:
@@ -192,18 +225,18 @@ def _recording(utterance: Utterance, subfolder: Path, folder: Path, max_seconds:
     if isinstance(utterance.sound, Path):
         wav_CT, sample_rate = audio.read_channels(utterance.sound, max_seconds=max_seconds)
         if utterance.sound.suffix.lower() in USED_IN_PLACE and len(wav_CT) == 1:
-            return _described(utterance.id, utterance.sound.absolute(), sample_rate, wav_CT.shape[1])
+            return _described(utterance.id, storage.named(utterance.sound.absolute()), sample_rate, wav_CT.shape[1])
     else:
         wav_CT, sample_rate = _rendered(utterance.sound, max_seconds)
     path = subfolder / f"{file_name(utterance.id)}.flac"
     audio.write(folder / path, wav_CT.mean(dim=0), sample_rate)
-    return _described(utterance.id, path, sample_rate, wav_CT.shape[1])
+    return _described(utterance.id, str(path), sample_rate, wav_CT.shape[1])
 
 
-def _described(recording_id: str, path: Path, sample_rate: int, num_samples: int) -> Recording:
-    source = AudioSource(type="file", channels=[0], source=str(path))
+def _described(recording_id: str, source: str, sample_rate: int, num_samples: int) -> Recording:
+    sources = [AudioSource(type="file", channels=[0], source=source)]
     return Recording(
-        id=recording_id, sources=[source], sampling_rate=sample_rate, num_samples=num_samples, duration=num_samples / sample_rate
+        id=recording_id, sources=sources, sampling_rate=sample_rate, num_samples=num_samples, duration=num_samples / sample_rate
     )
 
 
@@ -259,5 +292,5 @@ def write_cuts(path: Path, cuts: Iterable[MonoCut]) -> None:
 
 def _located(cut: MonoCut, folder: Path) -> MonoCut:
     for source in cut.recording.sources:
-        source.source = str(folder.absolute() / source.source)
+        source.source = str(folder.absolute() / storage.located(source.source))
     return cut

@@ -83,7 +83,7 @@ class Mixer:
         if not (clean_T.any() and noise_T.any()):
             raise ValueError(f"{cut.id}: a ratio to silence is not defined, the speech or the noise ({name}) is silent; leave it out")
         noisy_T, clean_T = heard(clean_T, noise_T, room, self.sample_rate, snr=snr)
-        return Mix(f"{cut.id}_{snr:g}dB", noisy_T, clean_T, snr, name, room.name if room else None, cut.supervisions[0])
+        return Mix(f"{cut.id}{_ending(snr)}", noisy_T, clean_T, snr, name, room.name if room else None, cut.supervisions[0])
 
     def _random(self, *told: Any) -> np.random.Generator:
         return np.random.default_rng(int(files.fingerprint([self.seed, *told])[:16], 16))
@@ -115,6 +115,18 @@ def _level(wav_T: Tensor) -> Tensor:
 
 def _speaker(cut: MonoCut) -> str:
     return cut.supervisions[0].speaker or cut.id
+
+
+def recording_of(cut: MonoCut) -> str:
+    """The utterance that a cut of the mixes is of, the same at every ratio; the mixture that a voice is of; of any other cut its own id."""
+    snr, mixture = ((cut.custom or {}).get(key) for key in ("snr", "mixture"))
+    if mixture is not None:
+        return str(mixture)
+    return cut.id if snr is None else cut.id.removesuffix(_ending(snr))
+
+
+def _ending(snr: float) -> str:
+    return f"_{snr:g}dB"
 
 
 def unheard(test: Iterable[MonoCut], train: Iterable[MonoCut]) -> list[MonoCut]:

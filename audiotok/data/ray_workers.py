@@ -9,7 +9,8 @@ import os
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from types import ModuleType, TracebackType
@@ -17,13 +18,21 @@ from typing import Any
 
 import torch
 
+from audiotok import files
 from audiotok.data.attempts import OVERDUE, Lost, Work
 from audiotok.data.workers import KEEP_MEMORY
 
 CONNECT = 10.0  # seconds
 LOOK = 5.0  # seconds between looks at the clock, while nothing happens
-GONE = Lost("died", "its worker died")
+AHEAD = 8  # tasks for each worker that may be taken before the first of them has its result
 PASSED_ON = ("AUDIOTOK_", "ONEDNN_", "MALLOC_", "HF_")  # how variables begin that a worker finds set as they are here
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """A worker died at its task."""
+
+    reason: str
 
 
 @dataclass(eq=False)
@@ -46,8 +55,11 @@ def ray_workers(
     resources: Mapping[str, float],
     retries: int,
     patience: float,
+    most: int | None = None,
 ) -> "RayWorkers":
-    """`num` workers on the cluster at `address`, as many as fit where that is None. Raises ValueError without Ray or such a cluster.
+    """`num` workers on the cluster at `address`, as many as fit where that is None, but no more than `most`, for fewer tasks.
+
+    Raises ValueError without Ray or such a cluster.
 
     `resources` of one: num_cpus, num_gpus. For the rest see `RayWorkers`.
     """
@@ -55,7 +67,8 @@ def ray_workers(
     fitting = num if num is not None else sum(_fitting(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
     if not fitting:
         raise ValueError(f"no node of the Ray cluster has {_told(resources)}; it has {_total(ray)}; set engine.num_cpus or engine.num_gpus")
-    return RayWorkers(ray, make, num=fitting, resources=resources, retries=retries, patience=patience)
+    num = fitting if most is None else min(fitting, most)
+    return RayWorkers(ray, make, num=num, resources=resources, retries=retries, patience=patience)
 
 
 def connected(address: str) -> ModuleType:
@@ -105,36 +118,54 @@ class RayWorkers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for place in self._places:
             self.ray.kill(place.actor)
+        self._places = []
 
     def ready(self) -> bool:
         """Always: this process, whose device may be another, computes nothing."""
         return True
 
     def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """Each task's result, in order. A task is taken when a worker is free for it. Raises ValueError where one has no result."""
-        given, done = 0, dict[int, Any]()
-        for number, _, result in self.attempts(tasks, seconds=float("inf")):
-            if isinstance(result, Lost):
-                raise ValueError(f"{result.reason}; what is written stays: run again to go on")
-            done[number] = result
-            while given in done:
-                yield done.pop(given)
-                given += 1
+        """Each task's result, in order. A task is taken when a worker is free for it, but no more than `AHEAD` of each worker's before the
+        oldest has its result, which others wait for here. Raises ValueError where one has no result."""
+        queue, done = _Queue(tasks, window=AHEAD * self.num), dict[int, Any]()
+        with closing(self._attempts(queue, float("inf"))) as results:
+            for number, _, result in results:
+                if isinstance(result, Lost):
+                    raise ValueError(f"{result.reason}; what is written stays: run again to go on")
+                done[number] = result
+                while queue.given in done:
+                    queue.given += 1
+                    yield done.pop(queue.given - 1)
 
     def attempts(self, tasks: Iterable[Any], *, seconds: float) -> Iterator[tuple[int, Any, Any | Lost]]:
         """(number of the task, task, result) as they are done; `Lost` for a task that fails, or takes more than `seconds`."""
-        queue, self._seen = _Queue(tasks), monotonic()
-        while self._handed_out(queue, seconds):
-            for place in self._heard_of():
-                task, result = place.task, self._taken(place)
-                if task is None:
-                    continue
-                if result is not GONE:
-                    yield *task, result
-                elif queue.losses[task[0]] < self.retries:
-                    queue.again(task)
-                else:
-                    yield *task, Lost("died", f"{self.retries + 1} workers of the Ray cluster died at the same task")
+        return self._attempts(_Queue(tasks, window=float("inf")), seconds)
+
+    def _attempts(self, queue: "_Queue", seconds: float) -> Generator[tuple[int, Any, Any | Lost]]:
+        assert all(place.task is None for place in self._places), "the tasks of one call after those of another"
+        self._seen = monotonic()
+        try:
+            while self._handed_out(queue, seconds):
+                for place in self._heard_of():
+                    task, result = place.task, self._taken(place)
+                    if task is None:
+                        continue
+                    if not isinstance(result, _Gone):
+                        yield *task, result
+                    elif queue.losses[task[0]] < self.retries:
+                        queue.again(task)
+                    else:
+                        died = f"{self.retries + 1} workers of the Ray cluster died at the same task"
+                        yield *task, Lost("died", f"{died} ({result.reason})")
+        finally:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End the workers at whose tasks nobody will look any more: their results are no other call's."""
+        for place in self._places:
+            if place.task is not None:
+                self.ray.kill(place.actor)
+        self._places = [place for place in self._places if place.task is None]
 
     def _handed_out(self, queue: "_Queue", seconds: float) -> bool:
         """Give a task to each worker that waits for one; whether anything is under way or left."""
@@ -142,8 +173,8 @@ class RayWorkers:
             if place.ready and place.task is None and (task := queue.next()) is not None:
                 place.task, place.promise, place.until = task, place.actor.do.remote(task[1]), monotonic() + seconds
         under_way = any(place.task is not None for place in self._places) or queue.any_left()
-        if under_way and not self._places:
-            self._places = [_Place(*self._started()) for _ in range(self.num)]
+        if under_way:
+            self._places += [_Place(*self._started()) for _ in range(self.num - len(self._places))]
         return under_way
 
     def _heard_of(self) -> list[_Place]:
@@ -159,7 +190,7 @@ class RayWorkers:
         return [promises[promise] for promise in told] + overdue
 
     def _taken(self, place: _Place) -> Any:
-        """What came of a place's task, `GONE` where its worker died; the place is ready for the next, or has a new worker."""
+        """What came of a place's task, `_Gone` where its worker died; the place is ready for the next, or has a new worker."""
         promise, ready, overdue = place.promise, place.ready, monotonic() > place.until
         place.promise, place.task, place.ready, place.until = None, None, True, float("inf")
         if overdue and not self.ray.wait([promise], timeout=0)[0]:
@@ -176,7 +207,7 @@ class RayWorkers:
             if place.losses > self.retries:
                 raise ValueError(f"{place.losses} workers of the Ray cluster died before they could begin: {_last_line(error)}") from error
             self._replace(place)
-            return GONE
+            return _Gone(_last_line(error))
 
     def _replace(self, place: _Place) -> None:
         self.ray.kill(place.actor)
@@ -207,17 +238,27 @@ class _Actor:
 
 
 class _Queue:
-    """Tasks with their numbers; those that are to be done again come first."""
+    """Tasks with their numbers; those that are to be done again come first, and of the others none beyond a window."""
 
-    def __init__(self, tasks: Iterable[Any]) -> None:
+    def __init__(self, tasks: Iterable[Any], *, window: float) -> None:
         self.losses = Counter[int]()  # of workers, by the task's number
+        self.given = 0  # results, in order
+        self._window, self._taken = window, 0
         self._coming, self._waiting = enumerate(tasks), deque[tuple[int, Any]]()
 
     def next(self) -> tuple[int, Any] | None:
-        return self._waiting.popleft() if self._waiting else next(self._coming, None)
+        """None where there is no other task, or none yet."""
+        if self._taken >= self.given + self._window and not self._waiting:
+            return None
+        return self._waiting.popleft() if self._waiting else self._new()
+
+    def _new(self) -> tuple[int, Any] | None:
+        if (task := next(self._coming, None)) is not None:
+            self._taken += 1
+        return task
 
     def any_left(self) -> bool:
-        if not self._waiting and (task := next(self._coming, None)) is not None:
+        if not self._waiting and (task := self._new()) is not None:
             self._waiting.append(task)
         return bool(self._waiting)
 
@@ -228,9 +269,13 @@ class _Queue:
 
 
 def _environment() -> dict[str, str]:
-    """What a worker finds set: this process's module path, where a tokenizer of the user's own is found, and what bounds its memory."""
+    """What a worker finds set: this process's module path, where a tokenizer of the user's own is found, and what bounds its memory.
+
+    No secret is among it, as Ray writes it into logs of all nodes; those have their own.
+    """
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return KEEP_MEMORY | {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)} | {"PYTHONPATH": path}
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and not files.SECRET.search(name)}
+    return KEEP_MEMORY | passed_on | {"PYTHONPATH": path}
 
 
 def _fitting(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:

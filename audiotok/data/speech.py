@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from audiotok import files, storage
 from audiotok.data.manifests import Utterance
 from audiotok.data.splits import SPLITS, hashed_split
 
@@ -48,8 +49,8 @@ def speech(
 def _folder(root: str | None) -> Path:
     if root is None:
         raise ValueError(f"data.root is not set: a folder with a {MANIFEST}; set data.root=FOLDER, or AUDIOTOK_SPEECH in the environment")
-    folder = Path(root).expanduser()
-    if not (folder / MANIFEST).is_file():
+    folder = storage.located(root).expanduser()
+    if not files.here(folder / MANIFEST).is_file():
         wanted = "path, dataset, speaker, language, text, split"
         raise ValueError(f"{root} has no {MANIFEST}; set data.root=FOLDER to one that has (columns: {wanted})")
     return folder

@@ -20,7 +20,7 @@ from lhotse import MonoCut
 from torch import Tensor
 
 from audiotok import audio, files
-from audiotok.data.manifests import load_cuts
+from audiotok.data.manifests import count_cuts, stream_cuts
 from audiotok.data.splits import SPLITS
 from audiotok.data.workers import Pool
 from audiotok.store import TokenWriter, Utterance
@@ -47,7 +47,7 @@ def tokenize_corpus(
     failed: dict[str, dict[str, str]] = {}
     for split in splits_of(manifests):
         failed[split] = tokenize_cuts(
-            load_cuts(manifests, split),
+            stream_cuts(manifests, split),
             tokenizer,
             folder / split,
             batch_seconds=batch_seconds,
@@ -68,7 +68,7 @@ def splits_of(manifests: Path) -> list[str]:
 
 def num_utterances(manifests: Path) -> int:
     """Of all splits of a folder of manifests."""
-    return sum(len(load_cuts(manifests, split)) for split in splits_of(manifests))
+    return sum(count_cuts(manifests, split) for split in splits_of(manifests))
 
 
 def tokenize_cuts(
@@ -90,7 +90,7 @@ def tokenize_cuts(
     for an id that comes twice, where a whole shard fails, and where a worker process ends.
     """
     writer = TokenWriter(folder, tokenizer.spec)
-    batches = _planned(cuts, writer, batch_seconds=batch_seconds, shard_utterances=shard_utterances, progress=progress)
+    batches = planned(cuts, writer, batch_seconds=batch_seconds, shard_utterances=shard_utterances, progress=progress)
     with same_rounding(device):
         encoded = _encoded(batches, tokenizer, device=device, workers=workers)
         for shard, first in encoded:
@@ -118,7 +118,7 @@ Encoded = tuple[list[Utterance], dict[str, str]]  # of a batch or a shard; the r
 
 
 @dataclass(frozen=True, eq=False)
-class _Shard:
+class PlannedShard:
     index: int
     cuts: Sequence[MonoCut]
     num_batches: int
@@ -133,9 +133,9 @@ class _Sound:
     reason: str | None = None
 
 
-def _planned(
+def planned(
     cuts: Iterable[MonoCut], writer: TokenWriter, *, batch_seconds: float, shard_utterances: int, progress: Callable[[int], None]
-) -> Iterator[tuple[_Shard, list[MonoCut]]]:
+) -> Iterator[tuple[PlannedShard, list[MonoCut]]]:
     """The batches of the shards that are still to be made. Memory: the cuts of a shard."""
     index = -1
     for index, chunk in enumerate(_chunks(cuts, shard_utterances)):
@@ -144,16 +144,16 @@ def _planned(
             progress(len(chunk))
         else:
             shard_batches = list(batches_by_length(chunk, batch_seconds))
-            yield from ((_Shard(index, chunk, len(shard_batches)), batch) for batch in shard_batches)
+            yield from ((PlannedShard(index, chunk, len(shard_batches)), batch) for batch in shard_batches)
     if more := sorted(set(writer.present) - set(range(index + 1))):
         raise ValueError(f"{writer.folder} holds more shards than the corpus fills ({more}); delete it and tokenize again")
 
 
 def _encoded(
-    batches: Iterator[tuple[_Shard, list[MonoCut]]], tokenizer: Tokenizer, *, device: torch.device, workers: Pool | None
-) -> Iterator[tuple[_Shard, Encoded]]:
+    batches: Iterator[tuple[PlannedShard, list[MonoCut]]], tokenizer: Tokenizer, *, device: torch.device, workers: Pool | None
+) -> Iterator[tuple[PlannedShard, Encoded]]:
     """Each batch's shard and codes, in order: by this process until the workers are ready, then by them."""
-    shards: deque[_Shard] = deque()
+    shards: deque[PlannedShard] = deque()
 
     def cuts() -> Iterator[list[MonoCut]]:
         for shard, batch in batches:
@@ -174,7 +174,7 @@ def _until(stop: Callable[[], bool], batches: Iterator[list[MonoCut]]) -> Iterat
         yield batch
 
 
-def _write(writer: TokenWriter, shard: _Shard, encoded: Iterable[Encoded], *, progress: Callable[[int], None]) -> None:
+def _write(writer: TokenWriter, shard: PlannedShard, encoded: Iterable[Encoded], *, progress: Callable[[int], None]) -> None:
     """The shard, its rows in the order of the corpus."""
     done: dict[str, Utterance] = {}
     failed: dict[str, str] = {}
@@ -293,8 +293,8 @@ def _chunks(cuts: Iterable[MonoCut], size: int) -> Iterator[list[MonoCut]]:
         yield chunk
 
 
-def _refuse_other_utterances(writer: TokenWriter, index: int, planned: Sequence[MonoCut]) -> None:
+def _refuse_other_utterances(writer: TokenWriter, index: int, chunk: Sequence[MonoCut]) -> None:
     shard = writer.present[index]
-    wanted = [cut.id for cut in planned if cut.id not in shard.failed]
-    if writer.ids(index) != wanted or not shard.failed.keys() <= {cut.id for cut in planned}:
+    wanted = [cut.id for cut in chunk if cut.id not in shard.failed]
+    if writer.ids(index) != wanted or not shard.failed.keys() <= {cut.id for cut in chunk}:
         raise ValueError(f"{shard.path} holds other utterances than the corpus has now; delete {shard.path.parent} and tokenize again")

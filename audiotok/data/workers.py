@@ -142,9 +142,10 @@ def _send(worker: _Worker, task: Any) -> None:
 
 def _received(worker: _Worker) -> Any:
     try:
-        return pickle.loads(worker.connection.recv_bytes())  # noqa: S301, our own process
-    except (EOFError, ConnectionResetError):
+        content = worker.connection.recv_bytes()
+    except (EOFError, OSError):
         _raise_ended(worker)
+    return pickle.loads(content)  # noqa: S301, our own process
 
 
 def _raise_ended(worker: _Worker) -> NoReturn:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from matplotlib.figure import Figure
 
-from audiotok.evaluation import results, table
+from audiotok.evaluation import lines, results, table
+from audiotok.evaluation.costs import METRIC
 
 Bands = dict[float, dict[str, dict[str, Any]]]  # summaries by ratio and system
-COLUMNS, PANEL = 3, (4.0, 2.8)  # inches
 
 
 def by_band(
@@ -27,7 +26,7 @@ def by_band(
             raise ValueError(f"{name}: {len(missing)} utterances are of no mix, the first is {missing[0]!r}; run `audiotok evaluate` again")
     return {
         snr: {
-            name: results.summarise_part(_at(rows, snrs, snr), summaries[name], resamplings=resamplings, seed=seed)
+            name: results.summarise_part(_at(rows, snrs, snr), _without_costs(summaries[name]), resamplings=resamplings, seed=seed)
             for name, rows in scores.items()
         }
         for snr in sorted(set(snrs.values()))
@@ -38,6 +37,12 @@ def _at(rows: pa.Table, snrs: Mapping[str, float], snr: float) -> pa.Table:
     return rows.filter(pa.array([snrs[id] == snr for id in rows["id"].to_pylist()], pa.bool_()))
 
 
+def _without_costs(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Bits are the same at every ratio, and no scores of utterances."""
+    judges = {name: judge for name, judge in summary["judges"].items() if name != METRIC}
+    return {**summary, "judges": judges}
+
+
 def markdown(bands: Bands) -> str:
     """A table a band, a row a system."""
     return "\n".join(f"### {snr:g} dB\n\n{table.markdown(summaries)}" for snr, summaries in bands.items())
@@ -46,28 +51,12 @@ def markdown(bands: Bands) -> str:
 def draw(path: Path, bands: Bands) -> None:
     """A panel a metric, a line a system, its 95 % intervals as bars."""
     names = results.column_names(next(iter(bands.values())))
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * rows), layout="constrained")
-    for place, name in enumerate(names, 1):
-        _panel(figure.add_subplot(rows, COLUMNS, place), name, bands)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    lines.draw(path, [_panel(name, bands) for name in names], x_label="SNR (dB)", x_ticks=list(bands))
 
 
-def _panel(axes: Any, name: str, bands: Bands) -> None:
-    for system in next(iter(bands.values())):
-        cells = {snr: results.cell(summaries[system], name) for snr, summaries in bands.items()}
-        _line(axes, system, {snr: cell for snr, cell in cells.items() if cell and cell["value"] is not None})
-    column = next(cell for summary in next(iter(bands.values())).values() if (cell := results.cell(summary, name)))
-    axes.set(title=table.column_label(column), xlabel="SNR (dB)", xticks=list(bands))
-
-
-def _line(axes: Any, system: str, cells: Mapping[float, Mapping[str, Any]]) -> None:
-    """Means over the ratio; where one utterance says nothing of its spread, a bar of no length."""
-    middle = [cell["value"] * cell["scale"] for cell in cells.values()]
-    below, above = (
-        [abs(cell["value"] - (cell["value"] if cell[end] is None else cell[end])) * cell["scale"] for cell in cells.values()]
-        for end in ("low", "high")
-    )
-    axes.errorbar(list(cells), middle, yerr=[below, above], label=system, capsize=2, linewidth=1)
+def _panel(name: str, bands: Bands) -> lines.Panel:
+    systems = next(iter(bands.values()))
+    cells = {
+        system: {snr: cell for snr, summaries in bands.items() if (cell := results.cell(summaries[system], name))} for system in systems
+    }
+    return lines.Panel(table.column_label(next(cell for each in cells.values() for cell in each.values())), cells)

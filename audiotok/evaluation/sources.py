@@ -89,6 +89,8 @@ class Recordings:
     def load(self, id: str) -> Utterance:
         cut = self.cuts[id]
         supervision = cut.supervisions[0]
+        for source in cut.recording.sources:
+            files.here(Path(source.source))
         wav_T = torch.from_numpy(cut.load_audio()[0]).float()
         return Utterance(id, wav_T, cut.sampling_rate, supervision.text, supervision.language, supervision.speaker)
 
@@ -103,6 +105,7 @@ class Recordings:
 
 def systems(folder: Path) -> dict[str, AudioFolder]:
     """Every folder of audio in `folder`, by name. Raises ValueError where there is none, or one is called as the recordings are."""
+    files.bring_below(folder)
     found = {path.parent.name: AudioFolder(path.parent) for path in sorted(folder.glob(f"*/{UTTERANCES}"))}
     found = {name: audio_folder for name, audio_folder in found.items() if not name.endswith(".partial")}
     if not found:

@@ -3,8 +3,9 @@
 Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another), and the recordings in enhance.input, a folder, of any
 rate and length; where none is given, the noisy recordings of mix.
 Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
-others as .flac). What is there already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that
-cannot be read stops no other; its reason is said at the end.
+others as .flac); of the mixes also their list, and system.json with the bits per second of an enhancer that says codes. What is there
+already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that cannot be read stops no other; its
+reason is said at the end.
 Told by: enhancer and its keys (as it was trained), tokenizer, sampling (of those that say codes one after another), everything under
 enhance, seed, device, overwrite.
 """
@@ -13,6 +14,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -20,11 +22,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from audiotok import distributed, files
-from audiotok.data.resynthesis import UTTERANCES
+from audiotok.data.resynthesis import SYSTEM, UTTERANCES
+from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.stages import paths
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
 from audiotok.synthesis.own_voice import OwnVoice
+from audiotok.synthesis.separating import Separator
 from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
@@ -33,12 +37,12 @@ SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
 
 def run(cfg: DictConfig) -> None:
     console = Console()
-    source, out = _folders(cfg)
+    source, out = folders(cfg)
     pairs = plan(source, out)
     wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
     if len(wanted) < len(pairs):
         console.print(f"{len(pairs) - len(wanted)} of {len(pairs)} recordings are there already and are kept")
-    failed = _enhance(cfg, _enhancer(cfg), wanted, console) if wanted else []
+    failed = _made(cfg, wanted, console) if wanted else []
     if failed:
         raise ValueError(f"{len(failed)} of {len(wanted)} recordings were not enhanced: {'; '.join(failed)}")
     if (source / UTTERANCES).exists():  # of the fixed mixes: with their list the enhanced ones are a system that evaluate finds
@@ -46,14 +50,23 @@ def run(cfg: DictConfig) -> None:
     console.print(f"{out} is written", soft_wrap=True)
 
 
-def _folders(cfg: DictConfig) -> tuple[Path, Path]:
-    """(what is read, what is written)."""
+def folders(cfg: DictConfig) -> tuple[Path, Path]:
+    """(what is read, what is written). Raises ValueError where nothing is to be written, or there is nothing to read."""
     if not cfg.enhance.out:
         raise ValueError("enhance wants a folder to write, and one to read if not the mixes: set enhance.input=FOLDER enhance.out=FOLDER")
     if cfg.enhance.input:
         return Path(cfg.enhance.input), Path(cfg.enhance.out)
     paths.mixes_fingerprint(cfg)  # raises ValueError where there are none
     return paths.mixes(cfg) / "noisy", Path(cfg.enhance.out)
+
+
+def _made(cfg: DictConfig, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
+    """Why some could not be enhanced."""
+    enhancer = _enhancer(cfg)
+    if not cfg.enhance.input and isinstance(enhancer, Speaking | OwnVoice | ConformerEnhancer):
+        spec = enhancer.codec.spec
+        files.write_json(Path(cfg.enhance.out) / SYSTEM, {"sample_rate": spec.sample_rate, "bits_per_second": spec.bits_per_second})
+    return _enhance(cfg, enhancer, pairs, console)
 
 
 def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
@@ -69,7 +82,17 @@ def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Pa
 
 
 def _enhancer(cfg: DictConfig) -> Enhancer:
-    """The averaged weights of a checkpoint in the recipe's enhancer."""
+    model = trained(cfg)
+    if isinstance(model, Separator):
+        raise ValueError(f"enhancer={cfg.choices.enhancer} tells voices apart; run `audiotok separate` with the same settings")
+    if isinstance(model, Enhancer):
+        return model
+    speaking = Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
+    return OwnVoice(speaking) if cfg.enhance.voice == "heard" else speaking
+
+
+def trained(cfg: DictConfig) -> Any:
+    """The averaged weights of a checkpoint in the recipe's enhancer. Raises ValueError where there is none, or of other settings."""
     folder = Path(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
     if folder is None:
         raise ValueError(f"no checkpoint in {paths.train(cfg)}; train an enhancer with the same recipe, or set enhance.checkpoint=FOLDER")
@@ -77,11 +100,7 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
     _refuse_other_settings(folder, cfg, codec.spec)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
     checkpoint.load_weights(folder / "ema.safetensors", model)
-    model = model.eval().to(distributed.device(cfg.device))
-    if isinstance(model, Enhancer):
-        return model
-    speaking = Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
-    return OwnVoice(speaking) if cfg.enhance.voice == "heard" else speaking
+    return model.eval().to(distributed.device(cfg.device))
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:

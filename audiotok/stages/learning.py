@@ -14,15 +14,18 @@ from audiotok.stages import paths
 from audiotok.training.loop import Batch, TrainSettings, fit
 from audiotok.training.memory import keep_freed_memory
 
-DATA_KEYS = ("batch_frames",)  # of the `train` section: the data's, not the loop's
+DATA_KEYS = ("batch_frames", "window")  # of the `train` section: the data's, not the loop's
+
+BEFORE = {"accumulate": 1, "window": None}  # what was so before there was a choice
 
 
 def settings(cfg: DictConfig) -> dict:
     """The `train` section, as what a model is made with: not how it was shared out among processes."""
     told = paths.settings(cfg, "train")["train"]
     del told["sharding"]
-    if told["accumulate"] == 1:  # as before there was a choice
-        del told["accumulate"]
+    for key, value in BEFORE.items():
+        if told[key] == value:
+            del told[key]
     return {"train": told}
 
 

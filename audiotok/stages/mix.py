@@ -5,14 +5,16 @@ noise and the responses of rooms of every split but the training split; where mi
 as they are.
 Writes: EXP_ROOT/mixes/NAME-FP/ with clean/ID.flac, noisy/ID.flac, noisy/utterances.jsonl (ratio, noise and room of each) and
 cuts_test.jsonl.gz, the test set where evaluate.mixes=true; EXP_DIR/audio/unprocessed/, the noisy recordings as a system that does nothing;
-and EXP_DIR/audio/ceiling/, the clean ones through the tokenizer and back: what is left where nothing but the codec is at fault.
+and EXP_DIR/audio/ceiling/ (or enhance.ceiling), the clean ones through the tokenizer and back: what is left where nothing but the codec is
+at fault, with its bits per second in system.json.
+Where mix.together says how many speak at once and how loud, no noise: each of them a voice of a mixture, as audiotok/data/together.py says.
 What another program made of noisy/ is scored as a system where it lies in EXP_DIR/audio/NAME/ under the same file names beside a copy of
 noisy/utterances.jsonl.
-Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, seed, device; data and prepare as for prepare.
+Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, enhance.ceiling, seed, device; data and prepare as for prepare.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +26,27 @@ from rich.progress import track
 from torch import Tensor
 
 from audiotok import audio, distributed, files
-from audiotok.data.manifests import load_cuts
+from audiotok.data.manifests import file_name, load_cuts
 from audiotok.data.mixes import Mix, Mixer, mix_of, spread, unheard, write_mixes
 from audiotok.data.pairs import paired
-from audiotok.data.resynthesis import UTTERANCES
+from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.splits import SPLITS
+from audiotok.data.together import Together, mixtures, write_mixtures
 from audiotok.data.tokenization import read_cut
 from audiotok.stages import paths
 from audiotok.tokenizers.base import Decoder
 
-SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "noise", "mix")
+SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "noise", "mix", "enhance")
 
 
 def run(cfg: DictConfig) -> None:
     settings = {"manifests": paths.manifests_fingerprint(cfg)} | paths.mix_settings(cfg)
-    _build(cfg, paths.mixes(cfg), settings, lambda folder: write_mixes(folder, _mixes(cfg), cfg.mix.sample_rate))
+    _build(cfg, paths.mixes(cfg), settings, lambda folder: _write(cfg, folder))
     made = {"mixes": paths.mixes_fingerprint(cfg)}
     _build(cfg, paths.audio(cfg) / "unprocessed", made, lambda folder: _copy(paths.mixes(cfg) / "noisy", folder))
     made |= paths.settings(cfg, "tokenizer")
-    _build(cfg, paths.audio(cfg) / "ceiling", made, lambda folder: _ceiling(cfg, folder))
+    _build(cfg, paths.audio(cfg) / cfg.enhance.ceiling, made, lambda folder: _ceiling(cfg, folder))
 
 
 def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path], None]) -> None:
@@ -51,11 +54,19 @@ def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path],
     print(f"{folder} is {'there already' if made == 'present' else 'written'}")
 
 
-def _mixes(cfg: DictConfig) -> Iterator[Mix]:
-    """Each chosen utterance at each ratio, or each pair."""
+def _write(cfg: DictConfig, folder: Path) -> None:
     told = paths.settings(cfg, "mix")["mix"]
     cuts = {split: list(load_cuts(paths.manifests(cfg), split)) for split in SPLITS}
     speech = unheard(*([cut for cut in cuts[split] if _is_speech(cfg, cut)] for split in ("test", "train")))
+    if "together" not in told:  # only recipes of separation say it: the mixes of the others are kept under what they were made with
+        write_mixes(folder, _mixes(cfg, told, speech, cuts), told["sample_rate"])
+        return
+    chosen, together = spread(speech, told["utterances"], **told["seconds"]), Together(**told["together"])
+    write_mixtures(folder, mixtures(chosen, together, sample_rate=told["sample_rate"], seed=cfg.seed), told["sample_rate"])
+
+
+def _mixes(cfg: DictConfig, told: dict[str, Any], speech: Sequence[MonoCut], cuts: Mapping[str, Sequence[MonoCut]]) -> Iterator[Mix]:
+    """Each chosen utterance at each ratio, or each pair."""
     if told["pairs"]:
         pairs = {pair.clean.id: pair for pair in paired(speech, **told["pairs"])}
         chosen = spread((pair.clean for pair in pairs.values()), told["utterances"], **told["seconds"])
@@ -96,10 +107,11 @@ def _ceiling(cfg: DictConfig, folder: Path) -> None:
         raise ValueError(f"tokenizer={cfg.choices.tokenizer} has no way back to sound; choose one that has, such as tokenizer=codec")
     device, rate = distributed.device(cfg.device), codec.spec.sample_rate
     cuts = {cut.id: cut for cut in load_cuts(paths.mixes(cfg), "test")}
-    rows = list(files.read_jsonl(paths.mixes(cfg) / "noisy" / UTTERANCES))
+    rows = [row | {"path": f"{file_name(row['id'])}.flac"} for row in files.read_jsonl(paths.mixes(cfg) / "noisy" / UTTERANCES)]
     for row in track(rows, description="resynthesising", transient=True):
         audio.write(folder / row["path"], _there_and_back(codec, read_cut(cuts[row["id"]], rate).to(device)), rate)
     files.write_jsonl(folder / UTTERANCES, rows)
+    files.write_json(folder / SYSTEM, {"sample_rate": rate, "bits_per_second": codec.spec.bits_per_second})
 
 
 @torch.inference_mode()

@@ -16,8 +16,10 @@
     exp/RECIPE/account_report/            account.html
     exp/RECIPE/recognised/                what a model wrote down of the test set, and its error rates
     exp/RECIPE/bands/                     scores by signal-to-noise ratio
+    exp/RECIPE/comparison/                what is claimed of the systems, and quality against bits
     exp/RECIPE/report/                    report.html
 
+exp may lie in an object store (s3://bucket/exp): the folders are then those of its mirror (see `audiotok.storage`).
 FP is the first eight digits of the fingerprint of the settings, so that two choices never share a folder.
 """
 
@@ -26,7 +28,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from audiotok import files
+from audiotok import files, storage
 
 
 def settings(cfg: DictConfig, *keys: str) -> dict:
@@ -50,7 +52,7 @@ def data_key(cfg: DictConfig) -> str:
 
 
 def manifests(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_root) / "data" / data_key(cfg)
+    return storage.located(cfg.exp_root) / "data" / data_key(cfg)
 
 
 def manifests_fingerprint(cfg: DictConfig) -> str:
@@ -66,7 +68,7 @@ def fit_settings(cfg: DictConfig) -> dict:
 
 
 def fitted(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_root) / "tokenizers" / f"{cfg.choices.tokenizer}-{_short(fit_settings(cfg))}"
+    return storage.located(cfg.exp_root) / "tokenizers" / f"{cfg.choices.tokenizer}-{_short(fit_settings(cfg))}"
 
 
 # `fitted: ${fitted:}` in a tokenizer's YAML: whatever stage makes the tokenizer finds what `fit` left.
@@ -74,7 +76,7 @@ OmegaConf.register_new_resolver("fitted", lambda *, _root_: str(fitted(_root_)),
 
 
 def tokens(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
-    return Path(cfg.exp_root) / "tokens" / data_key(cfg) / f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
+    return storage.located(cfg.exp_root) / "tokens" / data_key(cfg) / f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
 
 
 def transform_settings(cfg: DictConfig) -> dict:
@@ -101,7 +103,7 @@ def _resolved(cfg: DictConfig, transform: Any) -> Any:
 
 
 def fitted_transform(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_root) / "transforms" / f"{cfg.choices.transform}-{_short(transform_settings(cfg))}"
+    return storage.located(cfg.exp_root) / "transforms" / f"{cfg.choices.transform}-{_short(transform_settings(cfg))}"
 
 
 def _fitted_transform(*, _root_: DictConfig, _parent_: DictConfig) -> str:
@@ -117,11 +119,11 @@ OmegaConf.register_new_resolver("fitted_transform", _fitted_transform, replace=T
 def reduced(cfg: DictConfig, tokenizer_fingerprint: str) -> Path:
     key = _short({"transform": unfitted(cfg)})
     tokenizer = f"{cfg.choices.tokenizer}-{tokenizer_fingerprint[:8]}"
-    return Path(cfg.exp_root) / "reduced" / data_key(cfg) / tokenizer / f"{cfg.choices.transform}-{key}"
+    return storage.located(cfg.exp_root) / "reduced" / data_key(cfg) / tokenizer / f"{cfg.choices.transform}-{key}"
 
 
 def alignments(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_root) / "alignments" / data_key(cfg) / _short(settings(cfg, "align"))
+    return storage.located(cfg.exp_root) / "alignments" / data_key(cfg) / _short(settings(cfg, "align"))
 
 
 def mix_settings(cfg: DictConfig) -> dict:
@@ -131,7 +133,7 @@ def mix_settings(cfg: DictConfig) -> dict:
 
 
 def mixes(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_root) / "mixes" / f"{cfg.data.name}-{_short(data_settings(cfg) | mix_settings(cfg))}"
+    return storage.located(cfg.exp_root) / "mixes" / f"{cfg.data.name}-{_short(data_settings(cfg) | mix_settings(cfg))}"
 
 
 def mixes_fingerprint(cfg: DictConfig) -> str:
@@ -148,40 +150,44 @@ def test_set_fingerprint(cfg: DictConfig) -> str:
 
 
 def train(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "train"
+    return storage.located(cfg.exp_dir) / "train"
 
 
 def drafter(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "drafters" / cfg.choices.drafter
+    return storage.located(cfg.exp_dir) / "drafters" / cfg.choices.drafter
 
 
 def codec(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "codec"
+    return storage.located(cfg.exp_dir) / "codec"
 
 
 def audio(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "audio"
+    return storage.located(cfg.exp_dir) / "audio"
 
 
 def evaluation(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "evaluation"
+    return storage.located(cfg.exp_dir) / "evaluation"
 
 
 def account(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "account"
+    return storage.located(cfg.exp_dir) / "account"
 
 
 def bands(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "bands"
+    return storage.located(cfg.exp_dir) / "bands"
+
+
+def comparison(cfg: DictConfig) -> Path:
+    return storage.located(cfg.exp_dir) / "comparison"
 
 
 def recognised(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "recognised"
+    return storage.located(cfg.exp_dir) / "recognised"
 
 
 def groups(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "groups"
+    return storage.located(cfg.exp_dir) / "groups"
 
 
 def report(cfg: DictConfig) -> Path:
-    return Path(cfg.exp_dir) / "report"
+    return storage.located(cfg.exp_dir) / "report"

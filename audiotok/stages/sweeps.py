@@ -1,9 +1,12 @@
 """A stage over every combination of settings with several values, run by Hydra's own sweepers and launchers.
 
 `audiotok train RECIPE train.learning_rate=1e-4,3e-4 --multirun` runs its jobs one after the other; `hydra/launcher=submitit_slurm` and its
-keys (hydra.launcher.partition=gpu) have Slurm run them, for which `pip install 'audiotok[slurm]'`. A job's outputs lie in a folder named
-by what differs, EXP_DIR/train.learning_rate=0.0001, and what a launcher keeps in EXP_DIR/multirun. Launchers and sweepers are chosen on the
-command line alone: a recipe from elsewhere cannot name code that they would import.
+keys (hydra.launcher.partition=gpu) have Slurm run them, for which `pip install 'audiotok[slurm]'`. With `engine=ray` the work of each job
+of tokenize, reduce, evaluate and bench is done on a Ray cluster, job by job; hydra-ray-launcher 1.2, which would have several jobs there at
+once, is not offered, because it takes cloudpickle back from version 3 to 2.
+
+A job's outputs lie in a folder named by what differs, EXP_DIR/train.learning_rate=0.0001, and what a launcher keeps in EXP_DIR/multirun.
+Launchers and sweepers are chosen on the command line alone: a recipe from elsewhere cannot name code that they would import.
 """
 
 import re
@@ -33,6 +36,8 @@ def multirun(job: Job, *, configs: Path, found_by: Sequence[str], overrides: Seq
     `found_by` are the overrides that find the recipe, `exp_dir` that of the recipe by itself. Raises ValueError where no override has
     several values and where the recipe itself configures Hydra, and whatever a job raises.
     """
+    if "://" in exp_dir:
+        raise ValueError(f"--multirun keeps its own records in exp_dir, which is {exp_dir}; set one on this machine, exp_root may stay there")
     swept = [text.partition("=")[0] for text in overrides if is_sweep(text)]
     if not swept:
         raise ValueError("--multirun wants a setting with several values, such as train.learning_rate=1e-4,3e-4")

@@ -4,7 +4,8 @@ Reads: the token store of tokenize, EXP_ROOT/alignments/ of align.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, what training needs to go on, and spec.json, front_end.json,
 config.json), log.jsonl and TensorBoard files. Until the last step the folder is named train.partial. A run that was killed at any moment
 goes on from its last checkpoint and ends with the same weights, bit for bit. Under torchrun its processes share the batches of a step
-(train.accumulate), and with train.sharding=fsdp the weights; another number of them may go on.
+(train.accumulate), and with train.sharding=fsdp the weights; another number of them may go on. With train.window=4 an epoch goes through
+the shards in a random order, four at a time: of a token store in an object store no more than those is held, in memory.
 Told by: model and its keys, transform, everything under train, seed, device.
 """
 
@@ -63,11 +64,11 @@ class Material:
     @classmethod
     def of(cls, cfg: DictConfig, tokens: Path) -> "Material":
         alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
-        transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train")
+        transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train", window=cfg.train.window)
         about = [row for row in store.about().to_pylist() if row["id"] in alignments]
         front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
         train, *dev = (
-            AlignedCorpus(TokenStore(tokens / split), alignments, transform=transform, front_end=front_end)
+            AlignedCorpus(TokenStore(tokens / split, window=cfg.train.window), alignments, transform=transform, front_end=front_end)
             for split in ("train", "dev")
             if (tokens / split).is_dir()
         )
@@ -116,7 +117,8 @@ def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tok
 
 def _batches(corpus: AlignedCorpus, cfg: DictConfig, *, step: int) -> Iterator[Batch]:
     share = Share.here(cfg.train.accumulate)
-    for items in BucketedBatches(corpus.lengths, cfg.train.batch_frames, cfg.seed).from_step(step, share=share):
+    plan = BucketedBatches(corpus.lengths, cfg.train.batch_frames, cfg.seed, shards=corpus.shards, window=cfg.train.window)
+    for items in plan.from_step(step, share=share):
         yield Batch.of([corpus[item] for item in items])
 
 

@@ -1,7 +1,7 @@
 """Clean speech and noise -> an enhancer.
 
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio, mixed as they are read; where noise.pairs
-tells noisy recordings from their clean ones, these as they are.
+tells noisy recordings from their clean ones, these as they are; where noise.together says how many speak at once, no noise but others.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, spec.json and config.json), log.jsonl and TensorBoard files,
 which `enhance` takes. Until the last step the folder is named train.partial. A run that was killed at any moment goes on from its last
 checkpoint and ends with the same weights, bit for bit.
@@ -25,7 +25,9 @@ from audiotok.data.manifests import load_cuts
 from audiotok.data.noisy import NoisyCrops
 from audiotok.data.pairs import PairCrops, paired
 from audiotok.data.rooms import Rooms, Shoeboxes
+from audiotok.data.together import Together, VoiceCrops
 from audiotok.stages import learning, paths
+from audiotok.synthesis.separating import Separator
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "enhancer", "noise", "crops", "train")
 
@@ -41,6 +43,7 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     torch.manual_seed(cfg.seed)
     codec = instantiate(cfg.tokenizer)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
+    _refuse_other_batches(cfg, model)
     console.print(f"{sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6:.2f} M parameters that learn")
     train, dev = _crops(cfg, codec.spec.sample_rate, "train"), _crops(cfg, codec.spec.sample_rate, "dev")
     learning.learn(
@@ -54,7 +57,15 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     )
 
 
-def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCrops:
+def _refuse_other_batches(cfg: DictConfig, model: Any) -> None:
+    """Raise ValueError where what the model is to say is not what the crops hold."""
+    several = "together" in cfg.noise
+    if isinstance(model, Separator) != several:
+        wanted = "several people speak at once: choose conformer_two or mask_two" if several else "one voice is wanted: see speech/separate"
+        raise ValueError(f"enhancer={cfg.choices.enhancer} does not fit recipe {cfg.recipe}, in whose crops {wanted}")
+
+
+def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCrops | VoiceCrops:
     """Of a split's speech, in the noises and rooms of the training split: what is heard in the test is of neither."""
     options, noise = paths.settings(cfg, "crops")["crops"], paths.settings(cfg, "noise")["noise"]
     del options["dev_batches"]
@@ -62,6 +73,8 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
         options |= {"speeds": [1.0], "balance": 1.0}
     crops = partial(RandomCrops, sample_rate=sample_rate, seed=cfg.seed, **options)
     speech = [cut for cut in load_cuts(paths.manifests(cfg), split) if _dataset(cut) not in (*noise["datasets"], *noise["left_out"])]
+    if "together" in noise:  # only recipes of separation say it: what others were trained with is as it was
+        return VoiceCrops(crops(cuts=speech), Together(**noise["together"]))
     if noise["pairs"]:
         pairs = paired(speech, **noise["pairs"])
         return PairCrops(crops(cuts=[pair.clean for pair in pairs]), pairs)

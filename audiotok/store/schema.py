@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,14 @@ class Utterance:
     def num_frames(self) -> int:
         return self.codes_KN.shape[1]
 
+    def __reduce__(self) -> tuple:
+        """Pickled by way of an array: a tensor takes longer than all else that a worker's utterances cost who writes them."""
+        return _unpickled, (self.codes_KN.cpu().numpy(), {name: value for name, value in vars(self).items() if name != "codes_KN"})
+
+
+def _unpickled(codes_KN: np.ndarray, about: Mapping[str, Any]) -> Utterance:
+    return Utterance(codes_KN=torch.tensor(codes_KN), **about)  # a copy: Ray's arrays cannot be written to
+
 
 @dataclass(frozen=True)
 class Description:
@@ -73,7 +82,9 @@ def shard_path(folder: Path, index: int) -> Path:
 def shard_paths(folder: Path) -> dict[int, Path]:
     """The shards of a folder by their index, in order."""
     found = {
-        int(match[1]): path for path in folder.glob("shard-*.parquet") if (match := re.fullmatch(r"shard-(\d{5,})\.parquet", path.name))
+        int(match[1]): path
+        for path in files.listed(folder, "shard-*.parquet")
+        if (match := re.fullmatch(r"shard-(\d{5,})\.parquet", path.name))
     }
     return dict(sorted(found.items()))
 

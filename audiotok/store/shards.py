@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audiotok import files
+from audiotok import files, publishing, storage
 from audiotok.store import schema
 from audiotok.types import TokenSpec
 
@@ -30,14 +30,21 @@ def write_shard(path: Path, utterances: Sequence[schema.Utterance], *, spec: Tok
     table = schema.to_table(utterances, spec, failed=failed)
     with files.whole_file(path) as partial:
         pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)
+    publishing.publish(path)
     return read_footer(path)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """The shard's file. Raises ValueError naming the shard for whatever is wrong with its bytes while it is open."""
+def opened(path: Path, *, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    """The shard's file. Raises ValueError naming the shard for whatever is wrong with its bytes while it is open.
+
+    Where it lies in an object store, it is fetched if it is wanted `whole`, else only what is read of it.
+    """
+    if whole:
+        files.here(path)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        afar = storage.address_of(path) is not None and not path.exists()
+        with pq.ParquetFile(storage.Pieces(path) if afar else path, page_checksum_verification=True, pre_buffer=afar) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from audiotok.store.index import Seen, hashes_of
 from audiotok.store.schema import Utterance, shard_path, shard_paths
 from audiotok.store.shards import Shard, read_footer, read_ids, write_shard
 from audiotok.types import TokenSpec
@@ -11,8 +12,8 @@ from audiotok.types import TokenSpec
 class TokenWriter:
     """A split's folder, open for writing.
 
-    `present` are the shards that are already there. Memory: the ids of the split and one shard. Raises ValueError where the folder holds
-    another spec's codes, naming both: two tokenizers never share a store.
+    `present` are the shards that are already there. Memory: eight bytes for each id of the split, and one shard. Raises ValueError where
+    the folder holds another spec's codes, naming both: two tokenizers never share a store.
     """
 
     def __init__(self, folder: Path, spec: TokenSpec) -> None:
@@ -21,9 +22,11 @@ class TokenWriter:
         for left_behind in self.folder.glob(".shard-*.partial*"):
             left_behind.unlink()
         self.present: dict[int, Shard] = {index: self._checked(path) for index, path in shard_paths(self.folder).items()}
-        self._ids: set[str] = set()
-        for shard in self.present.values():
-            self._ids |= self._new(read_ids(shard.path), shard.path)
+        self._seen = Seen()
+        for index, shard in self.present.items():
+            ids = self.ids(index)
+            self._refuse_repeated(ids, shard.path)
+            self._seen.add(hashes_of(ids))
 
     def write(self, index: int, utterances: Sequence[Utterance], *, failed: Mapping[str, str] | None = None) -> None:
         """Shard `index`, whole. `failed` names utterances that belong here and could not be tokenised, with reasons: they have no row.
@@ -33,9 +36,10 @@ class TokenWriter:
         path = shard_path(self.folder, index)
         if index in self.present:
             raise ValueError(f"{path} is already there; a shard is written once")
-        ids = self._new([utterance.id for utterance in utterances], path)
+        ids = [utterance.id for utterance in utterances]
+        self._refuse_repeated(ids, path)
         self.present[index] = write_shard(path, utterances, spec=self.spec, failed=failed or {})
-        self._ids |= ids
+        self._seen.add(hashes_of(ids))
 
     def ids(self, index: int) -> list[str]:
         """The ids of a shard that is present, in its order."""
@@ -49,10 +53,14 @@ class TokenWriter:
             )
         return shard
 
-    def _new(self, ids: Sequence[str], path: Path) -> set[str]:
-        new: set[str] = set()
+    def _refuse_repeated(self, ids: Sequence[str], path: Path) -> None:
+        suspects = {id for id, met in zip(ids, self._seen.met(hashes_of(ids))) if met}
+        taken = self._among_others(suspects, path) if suspects else set()
         for id in ids:
-            if id in self._ids or id in new:
+            if id in taken:
                 raise ValueError(f"{path}: the id {id!r} is in this split already; ids are unique within a split")
-            new.add(id)
-        return new
+            taken.add(id)
+
+    def _among_others(self, suspects: set[str], path: Path) -> set[str]:
+        """Those that stand in another shard. Reads the ids of all: only where a hash was met before, which hardly ever is by chance."""
+        return {id for shard in self.present.values() if shard.path != path for id in suspects.intersection(read_ids(shard.path))}

@@ -85,8 +85,7 @@ def in_pieces(enhance: Callable[[Tensor], Tensor], wav_T: Tensor, *, piece: int,
 
     Memory does not grow with the recording but by its samples. Raises ValueError where three pieces would overlap.
     """
-    if not 0 <= 2 * overlap <= piece or piece < 1:
-        raise ValueError(f"enhance: pieces of {piece} samples that overlap by {overlap}; at most half a piece can overlap")
+    refuse_overlap(piece=piece, overlap=overlap)
     made_T, rise_T = torch.zeros_like(wav_T), (torch.arange(overlap, device=wav_T.device) + 0.5) / max(overlap, 1)
     starts = range(0, max(len(wav_T) - overlap, 1), piece - overlap)
     for start in starts:
@@ -97,6 +96,12 @@ def in_pieces(enhance: Callable[[Tensor], Tensor], wav_T: Tensor, *, piece: int,
             part_T[len(part_T) - overlap :] *= rise_T.flip(0)
         made_T[start : start + len(part_T)] += part_T
     return made_T
+
+
+def refuse_overlap(*, piece: int, overlap: int) -> None:
+    """Raise ValueError where three pieces would overlap."""
+    if not 0 <= 2 * overlap <= piece or piece < 1:
+        raise ValueError(f"enhance: pieces of {piece} samples that overlap by {overlap}; at most half a piece can overlap")
 
 
 def enhanced(enhancer: Enhancer, wav_T: Tensor, *, seconds: float, overlap_seconds: float) -> Tensor:

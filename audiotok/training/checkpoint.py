@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from audiotok import distributed, files
+from audiotok import distributed, files, publishing
 from audiotok.tokenizers.checkpoints import UNREADABLE
 from audiotok.training.ema import EMA
 
@@ -188,5 +188,6 @@ def _read_training(path: Path, *, device: torch.device) -> dict[str, Any]:
 def _prune(folder: Path, *, keep: int) -> None:
     for path in checkpoints(folder)[:-keep]:
         path.rename(path.with_name(f"{path.name}.partial"))  # so that a half-removed one never looks whole
+        publishing.forget(path)
     for path in folder.glob("step_*.partial"):
         shutil.rmtree(path)

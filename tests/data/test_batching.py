@@ -5,7 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from audiotok.data.batching import BucketedBatches, Share
+from audiotok.data import batching
+from audiotok.data.batching import NOISE, BucketedBatches, Share
 
 LENGTHS = np.random.default_rng(0).integers(20, 400, 500).tolist()
 
@@ -57,6 +58,34 @@ def test_a_step_is_made_of_the_same_batches_on_any_number_of_ranks(world_size: i
         assert [dealt[number] for number in range(6)] == stream[6 * step : 6 * step + 6]
 
 
+def planned_one_by_one(lengths: list[int], batch_frames: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """What an epoch is by its definition, in lists."""
+    random = np.random.default_rng((seed, epoch))
+    noisy = np.asarray(lengths) * random.uniform(1 - NOISE, 1 + NOISE, len(lengths))
+    batches: list[list[int]] = []
+    for item in sorted(range(len(lengths)), key=lambda item: noisy[item]):
+        if not batches or max(lengths[other] for other in [*batches[-1], item]) * (len(batches[-1]) + 1) > batch_frames:
+            batches.append([])
+        batches[-1].append(item)
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+@pytest.mark.parametrize("dtype", [list, np.int32, np.int64])
+@pytest.mark.parametrize("batch_frames", [400, 2400, 10**6])
+def test_an_epoch_from_arrays_is_the_one_from_lists(dtype, batch_frames: int) -> None:
+    lengths = LENGTHS if dtype is list else np.array(LENGTHS, dtype)
+    for epoch in range(3):
+        found = list(BucketedBatches(lengths, batch_frames, seed=5).epoch(epoch))
+        assert found == planned_one_by_one(LENGTHS, batch_frames, seed=5, epoch=epoch)
+    assert all(type(item) is int for batch in found for item in batch)
+
+
+def test_lengths_beyond_the_piece_that_is_looked_at_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(plan().epoch(1))
+    monkeypatch.setattr(batching, "AT_ONCE", 7)
+    assert list(plan().epoch(1)) == whole
+
+
 def test_epochs_and_seeds_differ_in_order_and_in_company() -> None:
     first, second, other = (set(map(frozenset, batches)) for batches in (plan().epoch(0), plan().epoch(1), plan(seed=2).epoch(0)))
     assert len(first & second) < len(first) / 2 and len(first & other) < len(first) / 2
@@ -69,4 +98,18 @@ def test_an_item_that_fits_no_batch_and_an_empty_split_are_refused() -> None:
         BucketedBatches([30, 31], batch_frames=30, seed=0)
     with pytest.raises(ValueError, match="training split empty"):
         BucketedBatches([], batch_frames=30, seed=0)
-    assert BucketedBatches([30], batch_frames=30, seed=0).epoch(0) == [[0]]
+    assert list(BucketedBatches([30], batch_frames=30, seed=0).epoch(0)) == [[0]]
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_windows_are_the_drawn_shards_one_by_one(window: int) -> None:
+    shards = np.random.default_rng(2).integers(0, 40, len(LENGTHS))
+    random = np.random.default_rng((9, 1))
+    order = random.permutation(np.unique(shards))
+    epoch = iter(BucketedBatches(LENGTHS, 2400, 9, shards=shards, window=window).epoch(1))
+    for start in range(0, len(order), window):
+        wanted, met = {item for item in range(len(LENGTHS)) if shards[item] in order[start : start + window]}, set[int]()
+        while met != wanted:
+            met |= set(next(epoch))
+            assert met <= wanted
+    assert next(epoch, None) is None

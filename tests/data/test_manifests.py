@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from zoo import RATE, bad_files, odd_files
 
 from audiotok import audio
-from audiotok.data.manifests import Utterance, file_name, load_cuts, write_manifests
+from audiotok.data.manifests import Utterance, count_cuts, file_name, load_cuts, stream_cuts, write_manifests
 from audiotok.data.splits import hashed_split
 
 LIMITS = {"max_rejected": 0.5, "max_seconds": 60, "workers": 1}
@@ -120,8 +121,31 @@ def test_a_damaged_manifest_is_named(damage, tmp_path: Path, wav_16k: Tensor) ->
     write_manifests(tmp_path, {"train": [Utterance("a", tmp_path / "a.wav")]}, **LIMITS)
     path = tmp_path / "cuts_train.jsonl.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"cuts_train\.jsonl\.gz is damaged.*audiotok verify"):
-        load_cuts(tmp_path, "train")
+    for reading in (load_cuts, count_cuts, lambda *told: list(stream_cuts(*told))):
+        with pytest.raises(ValueError, match=r"cuts_train\.jsonl\.gz is damaged.*audiotok verify"):
+            reading(tmp_path, "train")
+
+
+def test_cuts_stream_in_the_order_of_the_manifest_and_a_broken_line_stops_at_its_place(tmp_path: Path, wav_16k: Tensor) -> None:
+    soundfile.write(tmp_path / "a.wav", wav_16k.numpy(), RATE)
+    write_manifests(tmp_path / "out", {"train": [Utterance(name, tmp_path / "a.wav") for name in "abc"]}, **LIMITS)
+    assert list(stream_cuts(tmp_path / "out", "train")) == list(load_cuts(tmp_path / "out", "train"))
+    assert count_cuts(tmp_path / "out", "train") == 3
+    path = tmp_path / "out" / "cuts_train.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    path.write_bytes(gzip.compress(b"\n".join([lines[0], b'{"id": "b"}', lines[2]])))
+    coming = stream_cuts(tmp_path / "out", "train")
+    assert next(coming).id == "a"
+    with pytest.raises(ValueError, match=r"cuts_train\.jsonl\.gz is damaged"):
+        next(coming)
+
+
+def test_what_goes_wrong_with_a_cut_where_it_is_used_is_not_said_of_the_manifest(tmp_path: Path, wav_16k: Tensor) -> None:
+    soundfile.write(tmp_path / "a.wav", wav_16k.numpy(), RATE)
+    write_manifests(tmp_path / "out", {"train": [Utterance("a", tmp_path / "a.wav")]}, **LIMITS)
+    with pytest.raises(ValueError, match=r"^of the user$"):
+        for _ in stream_cuts(tmp_path / "out", "train"):
+            raise ValueError("of the user")
 
 
 def test_an_unknown_split_and_an_empty_corpus_are_errors(tmp_path: Path) -> None:
@@ -176,6 +200,9 @@ def test_an_absent_split_is_an_error_that_names_the_present_ones(tmp_path: Path,
         load_cuts(tmp_path / "out", "dev")
     with pytest.raises(ValueError, match="run `audiotok prepare` first"):
         load_cuts(tmp_path / "nowhere", "dev")
+    for reading in (stream_cuts, count_cuts):
+        with pytest.raises(ValueError, match="no split 'dev'"):
+            reading(tmp_path / "out", "dev")
 
 
 def test_a_part_of_a_recording_and_a_mixture_are_rendered(tmp_path: Path, wav_16k: Tensor) -> None:

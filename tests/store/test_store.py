@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import lists, text
 
 from audiotok import files
-from audiotok.store import TokenStore, TokenWriter, Utterance
+from audiotok.store import TokenStore, TokenWriter, Utterance, index
 from audiotok.store.schema import code_columns
 from audiotok.store.shards import ROW_GROUP
 from audiotok.types import TokenSpec
@@ -47,8 +50,8 @@ def write(folder: Path, *sizes: int, spec: TokenSpec = SPEC) -> list[Utterance]:
     """A store of shards of those sizes; all its rows."""
     utterances = [utterance(number, spec) for number in range(sum(sizes))]
     writer, rest = TokenWriter(folder, spec), list(utterances)
-    for index, size in enumerate(sizes):
-        writer.write(index, rest[:size])
+    for number, size in enumerate(sizes):
+        writer.write(number, rest[:size])
         rest = rest[size:]
     return utterances
 
@@ -60,6 +63,7 @@ def test_every_row_comes_back_by_id_and_in_stored_order(tmp_path: Path) -> None:
     assert all(same(read, row) for read, row in zip(store, utterances, strict=True))
     for number in torch.randperm(len(utterances), generator=torch.Generator().manual_seed(0)).tolist():
         assert same(store[utterances[number].id], utterances[number])
+    assert [row.id for row in map(store.at, (0, 69, 70, len(store) - 1))] == [utterances[place].id for place in (0, 69, 70, -1)]
     assert "utt-0003" in store and "elsewhere" not in store
     with pytest.raises(KeyError, match="elsewhere"):
         store["elsewhere"]
@@ -188,6 +192,36 @@ def test_a_reader_finds_an_id_that_two_shards_hold(tmp_path: Path) -> None:
         TokenStore(tmp_path)["utt-0000"]
 
 
+def test_ids_of_one_hash_are_told_apart_and_repeated_ones_among_them_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "hash", lambda id: len(id), raising=False)
+    utterances = write(tmp_path, 3, 70)
+    store = TokenStore(tmp_path)
+    assert all(same(store[row.id], row) for row in utterances)
+    assert "utt-9999" not in store and "elsewhere" not in store and 7 not in store
+    with pytest.raises(ValueError, match="'utt-0002' is in this split already"):
+        TokenWriter(tmp_path, SPEC).write(2, [utterance(80), utterance(2)])
+    (tmp_path / "shard-00002.parquet").write_bytes((tmp_path / "shard-00000.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"shard-00002.*'utt-0000' is in an earlier shard"):
+        TokenStore(tmp_path)["utt-0005"]
+    with pytest.raises(ValueError, match=r"'utt-0000' is in this split already"):
+        TokenWriter(tmp_path, SPEC)
+
+
+@given(parts=lists(lists(text(max_size=2), max_size=12), max_size=9))
+def test_an_index_and_hashes_that_were_seen_answer_as_a_dict_and_a_set_do(parts: list[list[str]]) -> None:
+    known, seen, places = index.Index(parts), index.Seen(), dict[str, list[int]]()
+    for part in parts:
+        met = seen.met(index.hashes_of(part)).tolist()
+        assert met == [id in places for id in part]
+        seen.add(index.hashes_of(part))
+        first = sum(map(len, places.values()))
+        for place, id in enumerate(part, start=first):
+            places.setdefault(id, []).append(place)
+    assert {id: known.candidates(id) for id in places} == places and known.candidates("elsewhere") == []
+    assert known.again() == sorted(place for found in places.values() for place in found[1:])
+    assert len(known) == len(seen) == sum(map(len, parts))
+
+
 def test_a_shard_is_written_once(tmp_path: Path) -> None:
     write(tmp_path, 3)
     with pytest.raises(ValueError, match="written once"):
@@ -274,6 +308,15 @@ write(Path(sys.argv[1]), 5, 5, 5)
     write(tmp_path / "undisturbed", 5, 5, 5)
     digests = [{path.name: files.file_digest(path) for path in (tmp_path / name).iterdir()} for name in ("store", "undisturbed")]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_an_utterance_is_pickled_as_it_is_and_its_codes_may_be_written_to(dtype: torch.dtype) -> None:
+    row = replace(utterance(3), codes_KN=torch.arange(12, dtype=dtype).reshape(2, 6).T)
+    copy = pickle.loads(pickle.dumps(row))  # noqa: S301, its own bytes
+    assert same(row, copy) and copy.codes_KN.dtype == dtype
+    copy.codes_KN.add_(1)
+    assert torch.equal(row.codes_KN.T.flatten(), torch.arange(12, dtype=dtype)), "the copy is its own"
 
 
 def test_a_store_can_be_pickled_for_a_worker_process(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchaudio.models import Conformer
 
 from audiotok.data.noisy import NoisyBatch
@@ -36,9 +35,13 @@ class ConformerEnhancer(nn.Module):
 
     def logits(self, wav_BT: Tensor, frames_B: Tensor) -> Logits:
         """Of each codebook, [B, N, V_k]."""
+        return self.heads(self.hear(wav_BT, frames_B)).split(self.codebook_sizes, dim=-1)
+
+    def hear(self, wav_BT: Tensor, frames_B: Tensor) -> Tensor:
+        """hidden_BND of each frame, of which the codes are said."""
         spectra_BNS = self.frames(wav_BT, int(frames_B.max()))
         hidden_BND, _ = self.conformer(self.enter(spectra_BNS), frames_B)
-        return F.linear(hidden_BND, self.heads.weight, self.heads.bias).split(self.codebook_sizes, dim=-1)
+        return hidden_BND
 
     @torch.inference_mode()
     def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -47,8 +47,15 @@ class ComplexMask(nn.Module):
     def forward(self, wav_BT: Tensor) -> Tensor:
         """spectrum_BFN of the clean speech."""
         spectrum_BFN = self.spectrum(wav_BT)
-        hidden_BND = self.transformer(self.dropout(self.enter(compressed(spectrum_BFN).abs().transpose(1, 2))))
-        parts = self.leave(hidden_BND).float().transpose(1, 2).unflatten(1, (2, -1))
+        return self.masked(spectrum_BFN, self.leave(self.hear(spectrum_BFN)))
+
+    def hear(self, spectrum_BFN: Tensor) -> Tensor:
+        """hidden_BND of each window, of which the mask is made."""
+        return self.transformer(self.dropout(self.enter(compressed(spectrum_BFN).abs().transpose(1, 2))))
+
+    def masked(self, spectrum_BFN: Tensor, parts_BNM: Tensor) -> Tensor:
+        """The spectrum through a mask that is given by its real and imaginary parts, before their size is bounded."""
+        parts = parts_BNM.float().transpose(1, 2).unflatten(1, (2, -1))
         size = parts.square().sum(dim=1, keepdim=True).clamp_min(FAINTEST).sqrt()
         real, imaginary = (self.loudest * torch.tanh(size) * parts / size).unbind(dim=1)
         return spectrum_BFN * torch.complex(real, imaginary)
@@ -75,8 +82,15 @@ class ComplexMask(nn.Module):
         return each_row(self._enhance, noisy_BT, lengths_B)
 
     def _enhance(self, noisy_T: Tensor) -> Tensor:
-        padded_1T = F.pad(noisy_T[None], (0, -len(noisy_T) % self.hop))
-        wav_1T = torch.istft(self(padded_1T), self.n_fft, self.hop, window=self.window, center=True, length=len(noisy_T))
+        return self.sound(self(self.filled(noisy_T)[None])[0], len(noisy_T))
+
+    def filled(self, wav_T: Tensor) -> Tensor:
+        """With zeros up to a whole number of hops, without which the last samples would be in no window."""
+        return F.pad(wav_T, (0, -len(wav_T) % self.hop))
+
+    def sound(self, spectrum_FN: Tensor, samples: int) -> Tensor:
+        """wav_T of a spectrum of what was `filled`."""
+        wav_1T = torch.istft(spectrum_FN[None], self.n_fft, self.hop, window=self.window, center=True, length=samples)
         return wav_1T[0].clamp(-1, 1)
 
 

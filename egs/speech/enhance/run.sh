@@ -13,6 +13,7 @@ for choice in $enhancers; do stage 2 train_enhancer "enhancer=$choice" "$own/$ch
 for choice in $enhancers; do stage 3 enhance "enhancer=$choice" "$own/$choice" "enhance.out=\${exp_root}/speech/enhance/audio/$choice"; done
 stage 4 evaluate                                                                                   # wavs -> scores
 stage 5 bands                                                                                      # scores -> tables and figure by SNR
+stage 5 compare                                                                                    # scores -> what is claimed of them
 recipe=speech/enhance_voicebank # six real pairs; likewise speech/enhance_rooms, mixes in rooms
 stage 6 mix
 for choice in $enhancers; do stage 7 enhance "enhancer=$choice" "$own/$choice" "enhance.out=\${exp_root}/$recipe/audio/$choice"; done
