@@ -180,7 +180,7 @@ def test_no_stage_writes_outside_of_its_output_folder_and_the_cache(
         assert "hf_private" not in said
     written = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
     cached = {path.relative_to(place / "home").parts[:2] for path in (place / "home").rglob("*") if path.is_file()}
-    assert written <= {"exp", "home"} and cached <= {(".cache", "audiotok")}, (written, cached)
+    assert written <= {"exp", "home", "stderr.txt"} and cached <= {(".cache", "audiotok")}, (written, cached)
     assert kill_check.contents(prepared / "corpus") == outside
     assert not any(b"hf_private" in path.read_bytes() for path in (place / "exp").rglob("*") if path.is_file())
 

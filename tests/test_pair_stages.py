@@ -45,5 +45,6 @@ def test_voicebanks_own_pairs_are_trained_on_and_its_test_pairs_scored(told, mon
     rows = list(files.read_jsonl(paths.audio(cfg) / "mask" / "utterances.jsonl"))
     assert [row["id"] for row in rows] == ["clean/p232_001", "clean/p232_002"] and {row["speaker"] for row in rows} == {"p232"}
     systems = files.read_json(paths.evaluation(cfg) / "results.json")["systems"]
-    value = {name: system["columns"][0]["value"] for name, system in systems.items()}
+    columns = {name: {column["name"]: column["value"] for column in system["columns"]} for name, system in systems.items()}
+    value = {name: of["si_sdr"] for name, of in columns.items()}
     assert set(value) == {"recordings", "unprocessed", "ceiling", "mask"} and value["unprocessed"] > value["ceiling"]

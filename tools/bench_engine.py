@@ -186,7 +186,9 @@ def _gpu_ways(llama: LlamaForCausalLM, options: argparse.Namespace, *, quick: An
         ways[f"ours_{kind}_graphs"] = _recorded(model, options.tokens, by=graphs.plain)
     for kind in KINDS if options.compile else ():
         fast = quick(module.transformer, weights=kind, compiled=True)
-        ways[f"ours_{kind}_compiled"] = _recorded(CodeLM(module.embedding_VD, fast, matrix.head(fast, head)), options.tokens, by=fused.step)
+        ways[f"ours_{kind}_compiled"] = _recorded(
+            CodeLM(module.embedding_VD, fast, matrix.head(head, fast.weights)), options.tokens, by=fused.step
+        )
     low = _theirs(copy.deepcopy(llama).bfloat16(), options)
     return ways | _theirs(llama, options) | {f"{name}_bf16": way for name, way in low.items()}
 

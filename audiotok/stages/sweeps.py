@@ -37,7 +37,9 @@ def multirun(job: Job, *, configs: Path, found_by: Sequence[str], overrides: Seq
     several values and where the recipe itself configures Hydra, and whatever a job raises.
     """
     if "://" in exp_dir:
-        raise ValueError(f"--multirun keeps its own records in exp_dir, which is {exp_dir}; set one on this machine, exp_root may stay there")
+        raise ValueError(
+            f"--multirun keeps its own records in exp_dir, which is {exp_dir}; set one on this machine, exp_root may stay there"
+        )
     swept = [text.partition("=")[0] for text in overrides if is_sweep(text)]
     if not swept:
         raise ValueError("--multirun wants a setting with several values, such as train.learning_rate=1e-4,3e-4")
