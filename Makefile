@@ -9,8 +9,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 demo: $(VENV)/.demo
 	egs/prompts/tts/run.sh
 
-test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+test: $(VENV)/.dev # two at a time, each on one thread
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/.dev
 	$(VENV)/bin/python tools/torture.py --kills 50 --cases 1000 --out build/torture
