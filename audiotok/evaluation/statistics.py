@@ -1,5 +1,7 @@
 """What a sample of utterances says about the corpus it was drawn from."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 BLOCK = 10_000_000  # draws held at a time
@@ -15,14 +17,8 @@ def bootstrap_interval(
     count = len(numerators)
     if count < 2:
         return None
-    generator = np.random.default_rng(seed)
-    rows = max(1, BLOCK // count)
-    means = []
-    for start in range(0, resamplings, rows):
-        drawn = generator.integers(count, size=(min(rows, resamplings - start), count))
-        means.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    blocks = _drawn(count, resamplings=resamplings, seed=seed)
+    return _percentiles([numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1) for drawn in blocks], level=level)
 
 
 def paired_interval(
@@ -36,12 +32,20 @@ def paired_interval(
     count = len(left_G2)
     if count < 2:
         return None
-    generator = np.random.default_rng(seed)
-    rows = max(1, BLOCK // count)
     found = []
-    for start in range(0, resamplings, rows):
-        drawn = generator.integers(count, size=(min(rows, resamplings - start), count))
+    for drawn in _drawn(count, resamplings=resamplings, seed=seed):
         left_R2, right_R2 = (sums_G2[drawn].sum(axis=1) for sums_G2 in (left_G2, right_G2))
         found.append(left_R2[:, 0] / left_R2[:, 1] - right_R2[:, 0] / right_R2[:, 1])
+    return _percentiles(found, level=level)
+
+
+def _drawn(count: int, *, resamplings: int, seed: int) -> Iterator[np.ndarray]:
+    """Indices [R, count] of things drawn with replacement, a block of resamplings at a time."""
+    generator, rows = np.random.default_rng(seed), max(1, BLOCK // count)
+    for start in range(0, resamplings, rows):
+        yield generator.integers(count, size=(min(rows, resamplings - start), count))
+
+
+def _percentiles(found: list[np.ndarray], *, level: float) -> tuple[float, float]:
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
