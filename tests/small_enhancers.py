@@ -11,7 +11,7 @@ from audiotok.data.noisy import NoisyBatch
 from audiotok.decoding.samplers import Sampler
 from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.models.enhancement.decoder_only import DecoderOnly
-from audiotok.models.enhancement.hearing import CausalEncoder
+from audiotok.models.enhancement.hearing import CausalEncoder, CodecEar, Spectra
 from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.lattice_transducer import LatticeTransducer
 from audiotok.models.enhancement.mask import ComplexMask
@@ -23,7 +23,7 @@ from audiotok.tokenizers.codec import Codec
 BLOCKS = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
 GREEDY = Sampler(0, None, None, None, None, None, ">")
 DRAWN = Sampler(0.8, 10, None, None, None, None, ">")
-KINDS = ("transducer", "lattice", "decoder_only", "conformer", "latents", "mask")
+KINDS = ("transducer", "transducer_by_ear", "lattice", "decoder_only", "conformer", "latents", "mask")
 
 
 def codec(wav_T: Tensor) -> Codec:
@@ -31,7 +31,7 @@ def codec(wav_T: Tensor) -> Codec:
 
 
 def encoder(**changes: Any) -> Any:
-    return functools.partial(CausalEncoder, **{"mel": mel(), "look_ahead": 2, **BLOCKS} | changes)
+    return functools.partial(CausalEncoder, **{"ear": Spectra(mel()), "look_ahead": 2, **BLOCKS} | changes)
 
 
 def transducer(some: Codec, **changes: Any) -> Transducer:
@@ -49,10 +49,11 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     makers = {
         "transducer": lambda: transducer(some),
+        "transducer_by_ear": lambda: transducer(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
         "lattice": lambda: lattice(some),
         "decoder_only": lambda: DecoderOnly(some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, **BLOCKS),
-        "conformer": lambda: ConformerEnhancer(some, mel=mel(), kernel=7, **BLOCKS),
-        "latents": lambda: LatentRegressor(some, encoder=encoder()),
+        "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, **BLOCKS),
+        "latents": lambda: LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
         "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, **BLOCKS),
     }
     return makers[kind]()
@@ -62,13 +63,13 @@ def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
     """Of "tokens" or "mask"."""
     torch.manual_seed(0)
     if kind == "tokens":
-        return TokenSeparator(some, enhancer=functools.partial(ConformerEnhancer, mel=mel(), kernel=7, **BLOCKS), voices=voices)
+        return TokenSeparator(some, enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, **BLOCKS), voices=voices)
     return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, **BLOCKS), voices=voices)
 
 
 def enhancer(kind: str, some: Codec, *, sampler: Sampler = GREEDY, beams: int | None = None) -> Enhancer:
     model = make(kind, some).eval()
-    return Speaking(model, sampler, beams, seed=3) if kind in ("transducer", "lattice", "decoder_only") else model
+    return Speaking(model, sampler, beams, seed=3) if kind in ("transducer", "transducer_by_ear", "lattice", "decoder_only") else model
 
 
 def noisy_batch(wav_T: Tensor, *lengths: int) -> NoisyBatch:

@@ -54,7 +54,7 @@ def latency(model: Any) -> dict[str, int] | None:
         delay += model.band or 0
     return {
         "frame": encoder.frames.hop,
-        "spectrum": encoder.frames.mel.reach.after or 0,
+        "spectrum": encoder.frames.ear.reach.after or 0,
         "look_ahead": encoder.look_ahead * encoder.frames.hop,
         "delay": int(delay * hop),
         "decoder": (decoder_reach(model.codec) - overlap) * hop,

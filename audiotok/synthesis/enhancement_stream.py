@@ -37,7 +37,7 @@ class TransducerStream:
         self.legal = self._legal(self.max_frames)
         self._uniforms = Uniforms([seed])
         self._wav_T = torch.zeros(0, device=device)
-        self._spectra, self._given = 0, 0  # frames
+        self._heard, self._given = 0, 0  # frames
         self._codes_KP = torch.zeros(len(model.codes.codebook_sizes), 0, dtype=torch.int64, device=device)
         self._encoder = model.encoder.transformer.cache(1, positions=positions + model.encoder.look_ahead)
         self._step = TransducerStep(model, torch.zeros(1, positions, model.encoder.width, device=device), positions=positions)
@@ -54,8 +54,8 @@ class TransducerStream:
         if len(self._wav_T) + len(wav_T) > self.max_frames * self.hop:
             raise ValueError(f"streaming: more than {self.max_frames * self.hop} samples came; open the stream with a higher max_seconds")
         self._wav_T = torch.cat([self._wav_T, wav_T.to(self._wav_T)])
-        self._hear((len(self._wav_T) - (self.model.encoder.frames.mel.reach.after or 0)) // self.hop)
-        self._say(self._spectra - self.model.encoder.look_ahead)
+        self._hear((len(self._wav_T) - (self.model.encoder.frames.ear.reach.after or 0)) // self.hop)
+        self._say(self._heard - self.model.encoder.look_ahead)
         return self._sound(self._codes_KP.shape[1] - self.model.codes.lag - self.reach)
 
     def close(self) -> Tensor:
@@ -75,18 +75,18 @@ class TransducerStream:
 
     @torch.inference_mode()
     def _hear(self, frames: int) -> None:
-        """Let the encoder hear the spectra up to so many frames."""
-        if frames <= self._spectra:
+        """Let the encoder hear so many frames."""
+        if frames <= self._heard:
             return
-        mel = self.model.encoder.frames.mel
-        before, after = (-(-(around or 0) // self.hop) for around in (mel.reach.before, mel.reach.after))
-        first = max(self._spectra - before, 0)
+        reach = self.model.encoder.frames.ear.reach
+        before, after = (-(-(around or 0) // self.hop) for around in (reach.before, reach.after))
+        first = max(self._heard - before, 0)
         wav_T = self._wav_T[first * self.hop : (frames + after) * self.hop]
-        spectra_BNS = self.model.encoder.frames(wav_T[None], frames + after - first)[:, self._spectra - first : frames - first]
-        hidden_BND = self.model.encoder.hear(spectra_BNS, cache=self._encoder)
-        place = self._spectra - self.model.encoder.look_ahead
+        heard_BNS = self.model.encoder.frames(wav_T[None], frames + after - first)[:, self._heard - first : frames - first]
+        hidden_BND = self.model.encoder.hear(heard_BNS, cache=self._encoder)
+        place = self._heard - self.model.encoder.look_ahead
         self._step.hear(hidden_BND[:, max(-place, 0) :], first=max(place, 0))
-        self._spectra = frames
+        self._heard = frames
 
     @torch.inference_mode()
     def _say(self, positions: int) -> None:

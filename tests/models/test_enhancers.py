@@ -8,14 +8,14 @@ from small_enhancers import KINDS, codec, encoder, make, noisy_batch, transducer
 
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.models.enhancement.hearing import Frames
+from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra
 from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.nn.ragged import follow
 from audiotok.tokenizers.codec import Codec
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_speaker = pytest.mark.parametrize("kind", ["transducer", "decoder_only"])
+every_speaker = pytest.mark.parametrize("kind", ["transducer", "transducer_by_ear", "decoder_only"])
 
 
 def inputs(codes_BKP):
@@ -27,8 +27,9 @@ def logits_of_whole(model, batch, codes_BKP, num_frames):
     """Of every position, from one pass over the whole recording."""
     if hasattr(model, "joiner"):
         heard = model.hear(batch.noisy_BT, batch.lengths_B, num_frames)
-        return model.joiner(heard, model.prediction(model.codes.history(codes_BKP)))
-    return model.logits(follow(model.transformer, *model.prompt(batch.noisy_BT, batch.lengths_B), model.codes.history(codes_BKP)))
+        return model.joiner(heard, model.prediction(model.codes.history(codes_BKP)), codes_BKP)
+    hidden_BPD = follow(model.transformer, *model.prompt(batch.noisy_BT, batch.lengths_B), model.codes.history(codes_BKP))
+    return model.logits(hidden_BPD, codes_BKP)
 
 
 @every_kind
@@ -148,7 +149,7 @@ def test_a_mask_of_one_gives_the_recording_back(wav_16k, monkeypatch):
 def test_settings_that_do_not_fit_are_refused(wav_16k):
     some = codec(wav_16k)
     with pytest.raises(ValueError, match="choose a divisor"):
-        Frames(mel(), 240)
+        Frames(Spectra(mel()), 240)
     with pytest.raises(ValueError, match="look_ahead"):
         encoder(look_ahead=-1)(hop=320)
     with pytest.raises(ValueError, match="hop at most half"):
@@ -157,5 +158,12 @@ def test_settings_that_do_not_fit_are_refused(wav_16k):
         LatentRegressor(Codec(network(wav_16k, quantiser="scalar"), num_codebooks=None), encoder=encoder())
     with pytest.raises(ValueError, match="choose a divisor"):
         ConformerEnhancer(
-            some, mel=mel().__class__(**mel().settings | {"hop": 150}), kernel=7, width=32, layers=1, heads=2, feed_forward=8, dropout=0.0
+            some,
+            ear=Spectra(mel().__class__(**mel().settings | {"hop": 150})),
+            kernel=7,
+            width=32,
+            layers=1,
+            heads=2,
+            feed_forward=8,
+            dropout=0.0,
         )

@@ -36,7 +36,7 @@ def test_the_lattice_holds_what_the_joiner_says_node_by_node_and_its_loss_is_tor
         for n in range(heard.shape[1]):
             for u in range(labels + 1):
                 coin = model.going_on(heard[b : b + 1, n : n + 1], predicted[b : b + 1, u : u + 1], (torch.zeros(1, dtype=torch.long),) * 3)
-                first = model.joiner(heard[b : b + 1, n : n + 1], predicted[b : b + 1, u : u + 1])[0][0, 0]
+                first = model.joiner(heard[b : b + 1, n : n + 1], predicted[b : b + 1, u : u + 1], placed.codes_BKP[:1, :, :1])[0][0, 0]
                 laws = torch.nn.functional.logsigmoid(-coin) + first.log_softmax(-1)
                 logits[b, n, u] = torch.cat([torch.nn.functional.logsigmoid(coin), laws])
                 if n < found.lengths_B[b] and u < targets[b] and placed.real_BKP[b, 0, u]:
@@ -82,7 +82,7 @@ def test_at_equal_rates_and_without_a_band_one_path_is_left_and_its_codes_cost_w
     path = model._path(found)
     assert all(path[b, :count].tolist() == list(range(count)) for b, count in enumerate(targets.tolist()))
     coins = sum((found.emit_BNU[b, n, n] + found.blank_BNU[b, n, n + 1]) for b, count in enumerate(targets.tolist()) for n in range(count))
-    logits = model.joiner(heard, model.predict(placed.codes_BKP)[:, :-1])
+    logits = model.joiner(heard, model.predict(placed.codes_BKP)[:, :-1], placed.codes_BKP)
     _, values = cross_entropy(logits, placed.codes_BKP, placed.real_BKP)
     total = -lattice_loss(found.blank_BNU, found.emit_BNU, found.lengths_B, targets, allowed_BNU=None).sum()
     torch.testing.assert_close(total, coins)
@@ -107,7 +107,7 @@ def test_stepping_goes_along_the_lattice_and_says_what_its_nodes_do(stride, band
         frames = at[b, :count].tolist()
         assert frames == sorted(frames) and frames[-1] < found.lengths_B[b]
         assert all(found.emit_BNU[b, n, u] > IMPOSSIBLE / 2 for u, n in enumerate(frames))  # within the band
-        wanted = model.joiner(heard[b : b + 1, frames], predicted[b : b + 1, :count])
+        wanted = model.joiner(heard[b : b + 1, frames], predicted[b : b + 1, :count], placed.codes_BKP[b : b + 1, :, :count])
         for stepped, expected in zip(logits, wanted):
             torch.testing.assert_close(stepped[b, :count], expected[0], rtol=1e-4, atol=1e-4)
 

@@ -4,27 +4,32 @@ import torch
 from torch import Tensor, nn
 from torchaudio.models import Conformer
 
+from audiotok.data.code_vectors import code_vectors
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import Logits, cross_entropy, encoded
-from audiotok.models.enhancement.hearing import Frames, silenced
+from audiotok.models.enhancement.hearing import CodecEar, Ear, Frames, begin_from_latents, silenced
+from audiotok.models.enhancement.residual_heads import ResidualHeads
 from audiotok.models.enhancement.rows import each_row
 from audiotok.tokenizers.codec import Codec
-from audiotok.tokenizers.mel import LogMel
+from audiotok.transforms.patterns import Parallel
 
 
 class ConformerEnhancer(nn.Module):
-    """Log-mel spectra through a Conformer (arXiv 2005.08100), a head for each codebook; each frame hears the whole recording."""
+    """What an ear hears, through a Conformer (arXiv 2005.08100), a guess at what each codebook adds; each frame hears the whole recording."""
 
     def __init__(
-        self, codec: Codec, *, mel: LogMel, width: int, layers: int, heads: int, feed_forward: int, kernel: int, dropout: float
+        self, codec: Codec, *, ear: Ear, width: int, layers: int, heads: int, feed_forward: int, kernel: int, dropout: float
     ) -> None:
         super().__init__()
-        self.codec, self.codebook_sizes = codec, codec.spec.codebook_sizes
-        self.frames = Frames(mel, int(codec.spec.hop))
+        self.codec = codec
+        self.frames = Frames(ear, int(codec.spec.hop))
         self.enter = nn.Linear(self.frames.width, width)
         # A group norm: what a batch norm knows of silence past the ends would be learnt of the padding.
         self.conformer = Conformer(width, heads, feed_forward, layers, kernel, dropout=dropout, use_group_norm=True)
-        self.heads = nn.Linear(width, sum(self.codebook_sizes))
+        self.heads = ResidualHeads(codec.spec.codebook_sizes, code_vectors(codec, Parallel(), alike=False), delay=0, dim=width)
+        self.latents = self.frames.width if isinstance(ear, CodecEar) else 0  # numbers of them before the Conformer's
+        self.tell = nn.Linear(self.latents + width, len(codec.spec.codebook_sizes) * self.heads.outputs)
+        begin_from_latents(self.tell.weight[: self.heads.dim], latents=self.latents)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per code of the clean speech."""
@@ -35,13 +40,17 @@ class ConformerEnhancer(nn.Module):
 
     def logits(self, wav_BT: Tensor, frames_B: Tensor) -> Logits:
         """Of each codebook, [B, N, V_k]."""
-        return self.heads(self.hear(wav_BT, frames_B)).split(self.codebook_sizes, dim=-1)
+        return self.said_of(self.hear(wav_BT, frames_B), self.tell)
+
+    def said_of(self, hidden_BND: Tensor, tell: nn.Linear) -> Logits:
+        """Logits of the codes that `tell` says of the frames: of what is left over by codebooks before, of which it is told nothing."""
+        return self.heads(tell(hidden_BND).unflatten(-1, (len(self.heads.codebook_sizes), -1)), None)
 
     def hear(self, wav_BT: Tensor, frames_B: Tensor) -> Tensor:
         """hidden_BND of each frame, of which the codes are said."""
-        spectra_BNS = self.frames(wav_BT, int(frames_B.max()))
-        hidden_BND, _ = self.conformer(self.enter(spectra_BNS), frames_B)
-        return hidden_BND
+        heard_BNS = self.frames(wav_BT, int(frames_B.max()))
+        hidden_BND, _ = self.conformer(self.enter(heard_BNS), frames_B)
+        return torch.cat([heard_BNS, hidden_BND], dim=-1) if self.latents else hidden_BND
 
     @torch.inference_mode()
     def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
 from audiotok.models.enhancement.hearing import silenced
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads
 from audiotok.nn.ragged import follow
 from audiotok.nn.transformer import Transformer
 from audiotok.nn.vocabulary import embedded, vocabulary
@@ -49,8 +49,8 @@ class DecoderOnly(nn.Module):
         self.noisy = vocabulary(codec.spec.codebook_sizes, known, width=width, std=codec.spec.num_codebooks**-0.5)
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.heads = vocabulary(self.codes.codebook_sizes, self.codes.vectors, width=width, std=(3 * width) ** -0.5)
-        self.bias = nn.Parameter(torch.zeros(sum(self.codes.codebook_sizes)))
+        self.heads = ResidualHeads(self.codes.codebook_sizes, self.codes.latents, delay=delay, dim=width)
+        self.tell = nn.Linear(width, codec.spec.num_codebooks * self.heads.outputs)
         self.register_buffer("offsets_K", torch.tensor(codec.spec.vocabulary_offsets), persistent=False)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,7 +60,8 @@ class DecoderOnly(nn.Module):
         prompt_BND, prompts_B = self.prompt(batch.noisy_BT, batch.lengths_B)
 
         def foretell(codes_BKP: Tensor) -> Logits:
-            return self.logits(follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP))))
+            hidden_BPD = follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP)))
+            return self.logits(hidden_BPD, codes_BKP)
 
         return cross_entropy(foretell(self.codes.heard(placed, foretell)), placed.codes_BKP, placed.real_BKP)
 
@@ -69,9 +70,9 @@ class DecoderOnly(nn.Module):
         codes_BKN, frames_B = encoded(self.codec, silenced(noisy_BT, lengths_B), lengths_B)
         return embedded(codes_BKN, self.noisy(), self.offsets_K), frames_B
 
-    def logits(self, hidden_BPD: Tensor, weight_VD: Tensor | None = None) -> Logits:
-        """Of each codebook, [B, P, V_k]. `weight_VD`: of the heads, where it is known already."""
-        return F.linear(hidden_BPD, self.heads() if weight_VD is None else weight_VD, self.bias).split(self.codes.codebook_sizes, dim=-1)
+    def logits(self, hidden_BND: Tensor, codes_BKW: Tensor) -> Logits:
+        """Of each codebook, [B, N, V_k]; what was said is of W >= N positions up to the last of them."""
+        return self.heads(self.tell(hidden_BND).unflatten(-1, (len(self.codes.codebook_sizes), -1)), codes_BKW)
 
     @torch.inference_mode()
     def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "DecoderOnlyStep":
@@ -86,15 +87,17 @@ class DecoderOnlyStep:
         self.model, self.prompts_B, self.said_B = model, prompts_B.clone(), torch.zeros_like(prompts_B)
         self.cache = model.transformer.cache(len(prompt_BND), positions=prompt_BND.shape[1] + positions)
         model.transformer(prompt_BND, cache=self.cache, lengths_B=prompts_B)
+        self.history = History(model.codes, len(prompt_BND), positions=positions, device=prompt_BND.device)
         with torch.no_grad():
-            self._codes_VD, self._heads_VD = model.codes.codes(), model.heads()
+            self._codes_VD = model.codes.codes()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
         places_BN = self.said_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.said_B.device)
         inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
+        _, codes_BKW = self.history(heard_BKN, self.said_B)
         self.said_B = self.said_B + heard_BKN.shape[2]
-        return self.model.logits(self.model.transformer(inputs_BND, cache=self.cache), self._heads_VD)
+        return self.model.logits(self.model.transformer(inputs_BND, cache=self.cache), codes_BKW)
 
     @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:
@@ -104,6 +107,7 @@ class DecoderOnlyStep:
     @torch.inference_mode()
     def put(self, row: int, other: "DecoderOnlyStep") -> None:
         self.cache.replace(row, other.cache)
+        self.history.put(row, other.history)
         self.prompts_B[row], self.said_B[row] = other.prompts_B[0], other.said_B[0]
 
     @torch.inference_mode()
@@ -111,4 +115,5 @@ class DecoderOnlyStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.history.codes_BPK = self.history.codes_BPK[rows_B]
         self.said_B, self.prompts_B = self.said_B[rows_B], self.prompts_B[rows_B]

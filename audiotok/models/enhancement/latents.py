@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from audiotok.data.code_vectors import unit
 from audiotok.data.noisy import NoisyBatch
-from audiotok.models.enhancement.hearing import CausalEncoder, silenced
+from audiotok.models.enhancement.hearing import CausalEncoder, begin_from_latents, silenced
 from audiotok.models.enhancement.rows import each_row
 from audiotok.tokenizers.codec import Codec
 from audiotok.tokenizers.quantisers import ResidualCodebooks
@@ -14,6 +15,8 @@ from audiotok.tokenizers.quantisers import ResidualCodebooks
 
 class LatentRegressor(nn.Module):
     """The causal encoder of the transducer and one linear layer."""
+
+    unit: Tensor
 
     def __init__(self, codec: Codec, *, encoder: Callable[..., CausalEncoder]) -> None:
         """Raises ValueError for a codec whose latents are not what its decoder takes."""
@@ -26,10 +29,12 @@ class LatentRegressor(nn.Module):
         self.codec = codec
         self.encoder = encoder(hop=int(codec.spec.hop))
         self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])
+        begin_from_latents(self.leave.weight, latents=self.encoder.latents)
+        self.register_buffer("unit", unit(codec))
 
     def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:
         """latent_BND of the clean speech."""
-        return self.leave(self.encoder(wav_BT, num_frames))
+        return self.leave(self.encoder(wav_BT, num_frames)) * self.unit
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean squared error over the mean square of what is wanted: 0 is perfect, 1 as good as nothing."""

@@ -27,7 +27,9 @@ from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, Placed, cross_entropy, encoded
 from audiotok.models.enhancement.hearing import CausalEncoder, silenced
 from audiotok.models.enhancement.lattice import IMPOSSIBLE, best_path, lattice_loss, near_diagonal
+from audiotok.models.enhancement.residual_heads import History, past
 from audiotok.models.enhancement.transducer import Joiner
+from audiotok.nn.ragged import take
 from audiotok.nn.transformer import Transformer
 from audiotok.tokenizers.codec import Codec
 
@@ -74,7 +76,7 @@ class LatticeTransducer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.joiner = Joiner(self.codes, heard=self.encoder.width, predicted=width, joint=joint)
+        self.joiner = Joiner(self.codes, self.encoder, predicted=width, joint=joint)
         self.going_on = Coin(heard=self.encoder.width, predicted=width, joint=joint)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,12 +87,13 @@ class LatticeTransducer(nn.Module):
         heard_BND = self.hear(batch.noisy_BT, batch.lengths_B, int(targets_B.max()))
 
         def foretell(codes_BKP: Tensor) -> Logits:
-            return self.joiner(self._on_diagonal(heard_BND, codes_BKP.shape[2]), self.predict(codes_BKP)[:, :-1])
+            return self.joiner(self._on_diagonal(heard_BND, codes_BKP.shape[2]), self.predict(codes_BKP)[:, :-1], codes_BKP)
 
-        predicted_BPD = self.predict(self.codes.heard(placed, foretell))
+        history_BKP = self.codes.heard(placed, foretell)
+        predicted_BPD = self.predict(history_BKP)
         lattice = self.lattice(heard_BND, predicted_BPD, placed, targets_B)
         all_BNU, path_BP = _nats(lattice), self._path(lattice)
-        logits = self.joiner(_taken(heard_BND, path_BP), predicted_BPD[:, :-1])
+        logits = self.joiner(take(heard_BND, path_BP), predicted_BPD[:, :-1], history_BKP)
         _, values = cross_entropy(logits, placed.codes_BKP, placed.real_BKP)
         rest, codes = _rest(logits, placed), placed.real_BKP.sum()
         first = all_BNU.sum() / placed.real_BKP[:, 0].sum()
@@ -166,10 +169,6 @@ def _nats(lattice: Lattice) -> Tensor:
     return lattice_loss(lattice.blank_BNU, lattice.emit_BNU, lattice.lengths_B, lattice.targets_B, allowed_BNU=None)
 
 
-def _taken(heard_BND: Tensor, frames_BP: Tensor) -> Tensor:
-    return heard_BND.gather(1, frames_BP[..., None].expand(-1, -1, heard_BND.shape[2]))
-
-
 def _rest(logits: Logits, placed: Placed) -> Tensor:
     """Nats of all codebooks but the first."""
     real_BKP = placed.real_BKP[:, 1:]
@@ -188,19 +187,24 @@ class LatticeStep:
         self.said_B = torch.zeros_like(targets_B)
         self.frames_BP = torch.zeros(len(targets_B), positions + 1, dtype=torch.int64, device=heard_BND.device)  # a first 0, then each
         self.cache = model.prediction.cache(len(heard_BND), positions=positions)
+        self.history = History(model.codes, len(heard_BND), positions=positions, device=heard_BND.device)
         with torch.no_grad():
-            self._codes_VD, self._heads_VD = model.codes.codes(), model.joiner.heads()
+            self._codes_VD = model.codes.codes()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Logits:
         places_BN = self.said_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.said_B.device)
         inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
         predicted_BND = self.model.prediction(inputs_BND, cache=self.cache)
-        frames_BN = torch.stack([self._go_on(predicted_B1D) for predicted_B1D in predicted_BND.split(1, dim=1)], dim=1)
-        return self.model.joiner(_taken(self.heard_BND, frames_BN), predicted_BND, self._heads_VD)
+        recent_BW, codes_BKW = self.history(heard_BKN, self.said_B)
+        for predicted_B1D in predicted_BND.split(1, dim=1):
+            self._go_on(predicted_B1D)
+        frames_BW = past(self.frames_BP[..., None], recent_BW + 1, nothing=0)[..., 0]
+        heard_BWD = take(self.heard_BND, frames_BW).masked_fill((recent_BW < 0)[..., None], 0)
+        return self.model.joiner(heard_BWD, predicted_BND, codes_BKW)
 
-    def _go_on(self, predicted_B1D: Tensor) -> Tensor:
-        """frames_B at which the next position is said."""
+    def _go_on(self, predicted_B1D: Tensor) -> None:
+        """Settle the frame at which each row says its next position."""
         rows_B = torch.arange(len(self.said_B), device=self.said_B.device)
         first_B, last_B = self._bounds()
         frames_B = self.frames_BP[rows_B, self.said_B].maximum(first_B)
@@ -208,7 +212,6 @@ class LatticeStep:
             frames_B = frames_B + going_B.long()
         self.said_B = self.said_B + 1
         self.frames_BP[rows_B, self.said_B.clamp_max(self.frames_BP.shape[1] - 1)] = frames_B
-        return frames_B
 
     def _blank(self, predicted_B1D: Tensor, frames_B: Tensor) -> Tensor:
         rows_B = torch.arange(len(frames_B), device=frames_B.device)
@@ -231,6 +234,7 @@ class LatticeStep:
     @torch.inference_mode()
     def put(self, row: int, other: "LatticeStep") -> None:
         self.cache.replace(row, other.cache)
+        self.history.put(row, other.history)
         self.said_B[row], self.targets_B[row] = other.said_B[0], other.targets_B[0]
         self.heard_BND = F.pad(self.heard_BND, (0, 0, 0, max(other.heard_BND.shape[1] - self.heard_BND.shape[1], 0)))
         self.heard_BND[row, : other.heard_BND.shape[1]] = other.heard_BND[0]
@@ -242,5 +246,6 @@ class LatticeStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.history.codes_BPK = self.history.codes_BPK[rows_B]
         self.said_B, self.targets_B = self.said_B[rows_B], self.targets_B[rows_B]
         self.frames_BP, self.heard_BND = self.frames_BP[rows_B], self.heard_BND[rows_B]

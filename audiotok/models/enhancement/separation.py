@@ -26,7 +26,7 @@ class TokenSeparator(nn.Module):
     def __init__(self, codec: Codec, *, enhancer: Callable[[Codec], ConformerEnhancer], voices: int) -> None:
         super().__init__()
         self.enhancer = enhancer(codec)
-        self.others = _more(self.enhancer.heads, voices)
+        self.others = _more(self.enhancer.tell, voices)
 
     @property
     def codec(self) -> Codec:
@@ -46,7 +46,7 @@ class TokenSeparator(nn.Module):
     def logits(self, wav_BT: Tensor, frames_B: Tensor) -> list[Logits]:
         """Of each voice, and of each codebook in it, [B, N, V_k]."""
         hidden_BND = self.enhancer.hear(wav_BT, frames_B)
-        return [head(hidden_BND).split(self.enhancer.codebook_sizes, dim=-1) for head in (self.enhancer.heads, *self.others)]
+        return [self.enhancer.said_of(hidden_BND, tell) for tell in (self.enhancer.tell, *self.others)]
 
     @torch.inference_mode()
     def separate(self, mixed_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
-from audiotok.models.enhancement.hearing import CausalEncoder, silenced
+from audiotok.models.enhancement.hearing import CausalEncoder, begin_from_latents, silenced
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads, lagging, past
 from audiotok.nn.transformer import Transformer
-from audiotok.nn.vocabulary import vocabulary
 from audiotok.tokenizers.codec import Codec
 
 
@@ -51,7 +51,7 @@ class Transducer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.joiner = Joiner(self.codes, heard=self.encoder.width, predicted=width, joint=joint)
+        self.joiner = Joiner(self.codes, self.encoder, predicted=width, joint=joint)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per code of the clean speech."""
@@ -60,7 +60,7 @@ class Transducer(nn.Module):
         heard_BPD = self.hear(batch.noisy_BT, batch.lengths_B, codes_BKN.shape[2])
 
         def foretell(codes_BKP: Tensor) -> Logits:
-            return self.joiner(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))))
+            return self.joiner(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))), codes_BKP)
 
         return cross_entropy(foretell(self.codes.heard(placed, foretell)), placed.codes_BKP, placed.real_BKP)
 
@@ -81,29 +81,40 @@ class Transducer(nn.Module):
 
 
 class Joiner(nn.Module):
-    """Of each codebook, tanh(W heard + U predicted) against the vectors of its codes."""
+    """Of each codebook a guess at the latent of its frame, of which the heads choose (`audiotok.models.enhancement.residual_heads`).
 
-    def __init__(self, codes: CleanCodes, *, heard: int, predicted: int, joint: int) -> None:
+    A guess is what the encoder heard at the frame, plus of each codebook V tanh(W heard + U predicted) at the position where it is said.
+    """
+
+    def __init__(self, codes: CleanCodes, encoder: CausalEncoder, *, predicted: int, joint: int) -> None:
         super().__init__()
-        self.codebook_sizes = codes.codebook_sizes
-        self.heard = nn.Linear(heard, len(self.codebook_sizes) * joint)
-        self.predicted = nn.Linear(predicted, len(self.codebook_sizes) * joint, bias=False)
-        self.heads = vocabulary(self.codebook_sizes, codes.vectors, width=joint, std=joint**-0.5)
-        self.bias = nn.Parameter(torch.zeros(sum(self.codebook_sizes)))
+        heard = encoder.width
+        self.delay, self.count = codes.layout.step, len(codes.codebook_sizes)
+        self.heads = ResidualHeads(codes.codebook_sizes, codes.latents, delay=self.delay, dim=joint)
+        self.guess = nn.Linear(heard, self.heads.outputs, bias=False)
+        begin_from_latents(self.guess.weight[: self.heads.dim], latents=encoder.latents)
+        self.heard = nn.Linear(heard, self.count * joint)
+        self.predicted = nn.Linear(predicted, self.count * joint, bias=False)
+        self.leave_KJE = nn.Parameter(torch.randn(self.count, joint, self.heads.outputs) * 0.1 * joint**-0.5)
+        self.leave_KE = nn.Parameter(torch.zeros(self.count, self.heads.outputs))
 
-    def forward(self, heard_BPD: Tensor, predicted_BPD: Tensor, weight_VD: Tensor | None = None) -> Logits:
-        """Logits of each codebook, [B, P, V_k]. `weight_VD`: of the heads, where it is known already."""
-        joint = torch.tanh(self.heard(heard_BPD) + self.predicted(predicted_BPD)).chunk(len(self.codebook_sizes), dim=-1)
-        heads = (self.heads() if weight_VD is None else weight_VD).split(self.codebook_sizes)
-        return [F.linear(*each) for each in zip(joint, heads, self.bias.split(self.codebook_sizes))]
+    def forward(self, heard_BWD: Tensor, predicted_BND: Tensor, codes_BKW: Tensor) -> Logits:
+        """Logits of each codebook at N positions, [B, N, V_k]. What was heard and said is of W >= N positions up to the last of them."""
+        positions = predicted_BND.shape[1]
+        guess_BNKE = lagging(self.guess(heard_BWD), positions, codebooks=self.count, delay=self.delay)
+        joint_BNJ = torch.tanh(self.heard(heard_BWD[:, heard_BWD.shape[1] - positions :]) + self.predicted(predicted_BND))
+        added_BNKE = torch.einsum("bnkj,kje->bnke", joint_BNJ.unflatten(-1, (self.count, -1)), self.leave_KJE) + self.leave_KE
+        return self.heads(guess_BNKE.float() + added_BNKE.float(), codes_BKW)
 
     def first(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Logits of the first codebook at each of the `nodes` (row, frame heard, position predicted), [nodes, V]."""
         row, frame, position = nodes
-        width, size = self.heard.out_features // len(self.codebook_sizes), self.codebook_sizes[0]
+        width = self.leave_KJE.shape[1]
         heard_BNJ = F.linear(heard_BND, self.heard.weight[:width], self.heard.bias[:width])
         predicted_BPJ = F.linear(predicted_BPD, self.predicted.weight[:width])
-        return F.linear(torch.tanh(heard_BNJ[row, frame] + predicted_BPJ[row, position]), self.heads()[:size], self.bias[:size])
+        joint_MJ = torch.tanh(heard_BNJ[row, frame] + predicted_BPJ[row, position])
+        told_ME = self.guess(heard_BND)[row, frame].float() + (joint_MJ @ self.leave_KJE[0]).float() + self.leave_KE[0]
+        return self.heads.first(told_ME)
 
 
 class TransducerStep:
@@ -112,18 +123,19 @@ class TransducerStep:
     def __init__(self, model: Transducer, heard_BPD: Tensor, *, positions: int) -> None:
         self.model, self.said_B = model, torch.zeros(len(heard_BPD), dtype=torch.int64, device=heard_BPD.device)
         self.heard_BPD = F.pad(heard_BPD, (0, 0, 0, positions - heard_BPD.shape[1]))
+        self.history = History(model.codes, len(heard_BPD), positions=positions, device=heard_BPD.device)
         self.cache = model.prediction.cache(len(heard_BPD), positions=positions)
         with torch.no_grad():
-            self._codes_VD, self._heads_VD = model.codes.codes(), model.joiner.heads()
+            self._codes_VD = model.codes.codes()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Logits:
         places_BN = self.said_B[:, None] + torch.arange(heard_BKN.shape[2], device=self.said_B.device)
         inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
+        recent_BW, codes_BKW = self.history(heard_BKN, self.said_B)
         self.said_B = self.said_B + heard_BKN.shape[2]
-        index_BN1 = places_BN.clamp_max(self.heard_BPD.shape[1] - 1)[..., None]
-        heard_BND = self.heard_BPD.gather(1, index_BN1.expand(-1, -1, self.heard_BPD.shape[2]))
-        return self.model.joiner(heard_BND, self.model.prediction(inputs_BND, cache=self.cache), self._heads_VD)
+        heard_BWD = past(self.heard_BPD, recent_BW, nothing=0)
+        return self.model.joiner(heard_BWD, self.model.prediction(inputs_BND, cache=self.cache), codes_BKW)
 
     @torch.inference_mode()
     def hear(self, heard_BND: Tensor, *, first: int) -> None:
@@ -138,6 +150,7 @@ class TransducerStep:
     @torch.inference_mode()
     def put(self, row: int, other: "TransducerStep") -> None:
         self.cache.replace(row, other.cache)
+        self.history.put(row, other.history)
         self.said_B[row] = other.said_B[0]
         self.heard_BPD[row] = 0
         self.heard_BPD[row, : other.heard_BPD.shape[1]] = other.heard_BPD[0]
@@ -147,4 +160,5 @@ class TransducerStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.history.codes_BPK = self.history.codes_BPK[rows_B]
         self.said_B, self.heard_BPD = self.said_B[rows_B], self.heard_BPD[rows_B]

@@ -1,0 +1,118 @@
+"""Logits of a codec's codes from guesses at the latents that they stand for: what residual quantisation does, with its doubts left in.
+
+A codec's codes of a frame add up: each codebook refines what the ones before it left over (arXiv 2107.03312). A head that does not know that
+has to learn by heart what a code means once others were said; this one subtracts them. Two codebooks, delay 1, `guess` of the latent:
+
+    position         0      1             2
+    codebook 0    guess0  guess1        guess2
+    codebook 1            guess0 - c0   guess1 - c1       c the vector of what codebook 0 said of that frame
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits
+from audiotok.nn.ragged import take
+from audiotok.nn.vocabulary import embedded
+
+DOUBT = -2.0  # logarithm of the certainty at the start, at which most codes of a codebook are about as likely
+
+
+class ResidualHeads(nn.Module):
+    """Of codebook k, certainty x (left . c - |c|^2 / 2) + bias for each code's vector c: the nearer to what is left, the likelier.
+
+    Without known vectors those of the codes are learnt from nothing, and nothing is subtracted.
+    """
+
+    vectors_VD: Tensor
+    offsets_K: Tensor
+
+    def __init__(self, codebook_sizes: Sequence[int], known: Sequence[Tensor] | None, *, delay: int, dim: int) -> None:
+        """`known`: vectors_VD of each codebook, or None; then `dim` is the width of a guess."""
+        super().__init__()
+        self.codebook_sizes, self.delay = tuple(codebook_sizes), delay
+        self.dim = dim if known is None else known[0].shape[1]
+        size = sum(self.codebook_sizes)
+        self.register_buffer("vectors_VD", torch.zeros(size, self.dim) if known is None else torch.cat(list(known)))
+        self.register_buffer("offsets_K", torch.tensor(self.codebook_sizes).cumsum(0) - torch.tensor(self.codebook_sizes), persistent=False)
+        self.own = nn.Parameter(torch.randn(size, self.dim) * self.dim**-0.5 if known is None else torch.zeros(size, self.dim))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model says of a codebook at a position: the guess and the logarithm of its certainty."""
+        return self.dim + 1
+
+    def forward(self, told_BNKE: Tensor, codes_BKW: Tensor | None) -> Logits:
+        """Logits of each codebook at the N positions, [B, N, V_k].
+
+        `told_BNKE` is what a model says there (`outputs`); `codes_BKW` the codes at W >= N positions up to the last of them, of which each
+        position looks at earlier ones only. None subtracts nothing: the guesses are of what is left.
+        """
+        told_BNKE = told_BNKE.float()
+        left_BNKD = told_BNKE[..., :-1]
+        if codes_BKW is not None:
+            left_BNKD = left_BNKD - self.said(codes_BKW, left_BNKD.shape[1])
+        each = zip(left_BNKD.unbind(2), told_BNKE[..., -1:].unbind(2), *self._weights())
+        return [_nearness(*one) for one in each]
+
+    def first(self, told_ME: Tensor) -> Tensor:
+        """Logits of the first codebook, before which nothing is said, [M, V]."""
+        vectors, bias = (part[0] for part in self._weights())
+        return _nearness(told_ME[:, :-1].float(), told_ME[:, -1:].float(), vectors, bias)
+
+    def _weights(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return (self.vectors_VD + self.own).split(self.codebook_sizes), self.bias.split(self.codebook_sizes)
+
+    @torch.no_grad()
+    def said(self, codes_BKW: Tensor, positions: int) -> Tensor:
+        """said_BNKD: of the frame whose codebook k stands at a position, the sum of the codes before k, as far as they were said earlier."""
+        count, width = codes_BKW.shape[1:]
+        place_N11 = torch.arange(width - positions, width, device=codes_BKW.device)[:, None, None]
+        mine_K1, other_K = torch.arange(count, device=codes_BKW.device)[:, None], torch.arange(count, device=codes_BKW.device)
+        index_NKJ = place_N11 - self.delay * (mine_K1 - other_K)
+        earlier_NKJ = (index_NKJ >= 0) & (index_NKJ < place_N11) & (other_K < mine_K1)
+        said_BNKJ = codes_BKW[:, other_K, index_NKJ.clamp(0, width - 1)].masked_fill(~earlier_NKJ, -1)
+        sums_BMD = embedded(said_BNKJ.flatten(1, 2).transpose(1, 2), self.vectors_VD, self.offsets_K)
+        return sums_BMD.unflatten(1, (positions, count))
+
+
+def _nearness(left_D: Tensor, sure_1: Tensor, vectors_VD: Tensor, bias_V: Tensor) -> Tensor:
+    certainty_1 = (sure_1 + DOUBT).exp()
+    halves_V = vectors_VD.square().sum(dim=1) / 2
+    return F.linear(left_D * certainty_1, vectors_VD) - certainty_1 * halves_V + bias_V
+
+
+def lagging(guess_BWE: Tensor, positions: int, *, codebooks: int, delay: int) -> Tensor:
+    """guess_BNKE of the frame that each codebook says at the last N positions: for codebook k, the one `delay` x k positions before."""
+    padded_BWE = F.pad(guess_BWE, (0, 0, delay * (codebooks - 1), 0))
+    ends = [padded_BWE.shape[1] - delay * k for k in range(codebooks)]
+    return torch.stack([padded_BWE[:, end - positions : end] for end in ends], dim=2)
+
+
+def past(values_BPX: Tensor, index_BW: Tensor, *, nothing: float) -> Tensor:
+    """What stood at some places of each row, [B, W, X]; `nothing` before its start."""
+    return take(values_BPX, index_BW.clamp(0, values_BPX.shape[1] - 1)).masked_fill((index_BW < 0)[..., None], nothing)
+
+
+class History:
+    """The codes that a step was told, by position: what `ResidualHeads` looks back at. Row by row, and written anew where it was rewound."""
+
+    def __init__(self, codes: CleanCodes, rows: int, *, positions: int, device: torch.device) -> None:
+        self.lag = codes.lag
+        self.codes_BPK = torch.full((rows, positions + 1, len(codes.codebook_sizes)), -1, device=device)  # from position -1 on
+
+    def __call__(self, told_BKN: Tensor, said_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(index_BW, codes_BKW) of the positions from `lag` before the first of N to the last; `told_BKN` stand one before each of them."""
+        count = told_BKN.shape[2]
+        places_BN = said_B[:, None] + torch.arange(count, device=said_B.device)
+        self.codes_BPK.scatter_(1, places_BN[..., None].expand(-1, -1, told_BKN.shape[1]), told_BKN.transpose(1, 2))
+        index_BW = said_B[:, None] + torch.arange(-self.lag, count, device=said_B.device)
+        return index_BW, past(self.codes_BPK, index_BW + 1, nothing=-1).transpose(1, 2)
+
+    def put(self, row: int, other: "History") -> None:
+        width = min(self.codes_BPK.shape[1], other.codes_BPK.shape[1])
+        self.codes_BPK[row, :width] = other.codes_BPK[0, :width]
