@@ -8,7 +8,7 @@ from small_enhancers import KINDS, codec, encoder, make, noisy_batch, transducer
 
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra
+from audiotok.models.enhancement.hearing import Frames, Spectra
 from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.nn.ragged import follow

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_enhancers import codec
+from small_enhancers import codec, transducer
 
 from audiotok.data.code_vectors import code_vectors
 from audiotok.models.enhancement.residual_heads import ResidualHeads, lagging
@@ -64,3 +64,22 @@ def test_vectors_that_are_not_made_alike_still_add_up(spoken):
     whole_ND = some.embed(codes_BKN).sum(dim=1)[0]
     torch.testing.assert_close(added_ND * (whole_ND.norm() / added_ND.norm()), whole_ND, rtol=1e-4, atol=1e-4)
     assert float(vectors[0].square().mean()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_after_a_wrong_code_the_ones_behind_it_make_good_for_it(delay, spoken):
+    some, _, codes_BKN = spoken
+    codes = transducer(some, delay=delay).codes
+    heads = heads_of(some, delay=delay)
+    placed = codes.placed(codes_BKN, torch.tensor([codes_BKN.shape[2]]))
+    heard_BKP, frame = placed.codes_BKP.clone(), 4
+    heard_BKP[0, 0, frame] = (heard_BKP[0, 0, frame] + 5) % 32
+    aimed = heads.aimed(placed, heard_BKP)
+    vectors = code_vectors(some, Delay(delay), alike=False)
+    whole_D = sum(vectors[k][codes_BKN[0, k, frame]] for k in range(3))
+    left_D, said = whole_D - vectors[0][heard_BKP[0, 0, frame]], codes_BKN[0, 1, frame]
+    assert aimed.codes_BKP[0, 1, frame + delay] == (vectors[1][:32] - left_D).norm(dim=1).argmin()
+    assert aimed.codes_BKP[0, 2, frame + 2 * delay] == (vectors[2][:32] - (left_D - vectors[1][said])).norm(dim=1).argmin()
+    changed = (aimed.codes_BKP != placed.codes_BKP)[0].nonzero().tolist()
+    assert changed and {tuple(each) for each in changed} <= {(1, frame + delay), (2, frame + 2 * delay)}
+    assert heads.aimed(placed, placed.codes_BKP) is placed

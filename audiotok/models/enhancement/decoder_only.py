@@ -63,7 +63,9 @@ class DecoderOnly(nn.Module):
             hidden_BPD = follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP)))
             return self.logits(hidden_BPD, codes_BKP)
 
-        return cross_entropy(foretell(self.codes.heard(placed, foretell)), placed.codes_BKP, placed.real_BKP)
+        history_BKP = self.codes.heard(placed, foretell)
+        aimed = self.heads.aimed(placed, history_BKP)
+        return cross_entropy(foretell(history_BKP), aimed.codes_BKP, aimed.real_BKP)
 
     def prompt(self, noisy_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(hidden_BND, frames_B) of the noisy codes."""

@@ -94,8 +94,9 @@ class LatticeTransducer(nn.Module):
         lattice = self.lattice(heard_BND, predicted_BPD, placed, targets_B)
         all_BNU, path_BP = _nats(lattice), self._path(lattice)
         logits = self.joiner(take(heard_BND, path_BP), predicted_BPD[:, :-1], history_BKP)
-        _, values = cross_entropy(logits, placed.codes_BKP, placed.real_BKP)
-        rest, codes = _rest(logits, placed), placed.real_BKP.sum()
+        aimed = self.joiner.heads.aimed(placed, history_BKP)
+        _, values = cross_entropy(logits, aimed.codes_BKP, aimed.real_BKP)
+        rest, codes = _rest(logits, aimed), placed.real_BKP.sum()
         first = all_BNU.sum() / placed.real_BKP[:, 0].sum()
         return (all_BNU.sum() + rest) / codes, values | {"first": first.detach()}
 

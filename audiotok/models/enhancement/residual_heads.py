@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.enhancement.clean_codes import CleanCodes, Logits
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, Placed
 from audiotok.nn.ragged import take
 from audiotok.nn.vocabulary import embedded
+from audiotok.tokenizers.quantisers import nearest
 
 DOUBT = -2.0  # logarithm of the certainty at the start, at which most codes of a codebook are about as likely
 
@@ -78,6 +79,29 @@ class ResidualHeads(nn.Module):
         said_BNKJ = codes_BKW[:, other_K, index_NKJ.clamp(0, width - 1)].masked_fill(~earlier_NKJ, -1)
         sums_BMD = embedded(said_BNKJ.flatten(1, 2).transpose(1, 2), self.vectors_VD, self.offsets_K)
         return sums_BMD.unflatten(1, (positions, count))
+
+    @torch.no_grad()
+    def aimed(self, placed: Placed, heard_BKP: Tensor) -> Placed:
+        """What is to be said after a history that is not the true one: where it says other codes of a frame, what makes good for them.
+
+        That is the code nearest to what the codes that were heard leave over of the sum of all the frame's true ones.
+        """
+        if heard_BKP is placed.codes_BKP:
+            return placed
+        codes_BKP = placed.codes_BKP.masked_fill(~placed.real_BKP, -1)
+        count, positions = codes_BKP.shape[1:]
+        padded_BKP = F.pad(codes_BKP, (0, self.delay * (count - 1)), value=-1)
+        frames_BKN = torch.stack([padded_BKP[:, k, self.delay * k : self.delay * k + positions] for k in range(count)], dim=1)
+        whole_BND = embedded(frames_BKN, self.vectors_VD, self.offsets_K)
+        said_BPKD = self.said(heard_BKP, positions)
+        other_BPK = (said_BPKD != self.said(placed.codes_BKP, positions)).any(dim=-1)
+        left_BPKD = lagging(whole_BND, positions, codebooks=count, delay=self.delay) - said_BPKD
+        aimed_BKP = placed.codes_BKP.clone()
+        for k, vectors_VD in enumerate(self.vectors_VD.split(self.codebook_sizes)):
+            known_VD = vectors_VD[: len(vectors_VD) - (self.delay > 0 and count > 1)]  # the last is the pad
+            wrong = other_BPK[..., k] & placed.real_BKP[:, k]
+            aimed_BKP[:, k][wrong] = nearest(left_BPKD[:, :, k][wrong], known_VD)
+        return Placed(aimed_BKP, placed.real_BKP)
 
 
 def _nearness(left_D: Tensor, sure_1: Tensor, vectors_VD: Tensor, bias_V: Tensor) -> Tensor:

@@ -62,7 +62,9 @@ class Transducer(nn.Module):
         def foretell(codes_BKP: Tensor) -> Logits:
             return self.joiner(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))), codes_BKP)
 
-        return cross_entropy(foretell(self.codes.heard(placed, foretell)), placed.codes_BKP, placed.real_BKP)
+        history_BKP = self.codes.heard(placed, foretell)
+        aimed = self.joiner.heads.aimed(placed, history_BKP)
+        return cross_entropy(foretell(history_BKP), aimed.codes_BKP, aimed.real_BKP)
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, num_frames: int) -> Tensor:
         """What the encoder has heard at each position of so many frames, [B, P, D]."""
