@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from small_codec import mel
 from small_enhancers import DRAWN, GREEDY, KINDS, codec, encoder, enhancer, make, noisy_batch, transducer
 
 from audiotok.audio import resample
 from audiotok.decoding.beam import search
 from audiotok.decoding.samplers import Sampler
+from audiotok.models.enhancement.hearing import CodecEar, Spectra
 from audiotok.synthesis.enhancement_stream import TransducerStream, decoder_reach
 from audiotok.synthesis.enhancing import Speaking, enhanced, in_pieces
 
@@ -121,10 +123,14 @@ def streamed(stream, wav_T, chunk):
 
 
 @pytest.mark.parametrize("sampler", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-@pytest.mark.parametrize(("look_ahead", "chunk"), [(0, 160), (2, 1000), (2, 40000)])
-def test_a_stream_says_what_the_whole_recording_does_within_its_latency(sampler, look_ahead, chunk, wav_16k):
+@pytest.mark.parametrize(
+    ("heard_by", "look_ahead", "chunk"),
+    [("mel", 0, 160), ("mel", 2, 1000), ("mel", 2, 40000), ("codec", 0, 160), ("codec", 0, 1000), ("codec", 0, 40000)],
+)
+def test_a_stream_says_what_the_whole_recording_does_within_its_latency(sampler, heard_by, look_ahead, chunk, wav_16k):
     torch.manual_seed(0)
-    model = transducer(codec(wav_16k), encoder=encoder(look_ahead=look_ahead)).eval()
+    some = codec(wav_16k)
+    model = transducer(some, encoder=encoder(ear=CodecEar(some) if heard_by == "codec" else Spectra(mel()), look_ahead=look_ahead)).eval()
     wav_T = noisy_batch(wav_16k, 16001).noisy_BT[0]
     whole_T = Speaking(model, sampler, None, 3).enhance(wav_T[None], torch.tensor([len(wav_T)]))[0]
     stream = TransducerStream(model, sampler=sampler, seed=3, max_seconds=2.0)

@@ -14,7 +14,7 @@ def code_vectors(tokenizer: Embedder, transform: Layout, *, alike: bool = True) 
     Each codebook's are shifted and scaled to mean 0 and mean square 1, as later residual codebooks are much smaller than the first; or,
     where they shall not be `alike`, all scaled by `unit`, so that those of a frame still add up.
     """
-    sizes, wanted = tokenizer.spec.codebook_sizes, transform.out_spec(tokenizer.spec).codebook_sizes
+    wanted = transform.out_spec(tokenizer.spec).codebook_sizes
     vectors = _vectors(tokenizer)
     vectors = [_standard(each) for each in vectors] if alike else [each / _rms(vectors[0]) for each in vectors]
     known = [torch.cat([vectors[source] for source in sources]) for sources in transform.sources(tokenizer.spec)]

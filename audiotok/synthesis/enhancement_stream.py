@@ -64,7 +64,7 @@ class TransducerStream:
         if not num_frames:
             return self._wav_T
         self.legal, positions = self._legal(num_frames), num_frames + self.model.codes.lag
-        self._hear(positions + self.model.encoder.look_ahead)
+        self._hear(positions + self.model.encoder.look_ahead, last=True)
         self._say(positions)
         given = self._given * self.hop
         return self._sound(num_frames)[: len(self._wav_T) - given]
@@ -74,15 +74,16 @@ class TransducerStream:
         return first_KP.to(self.model.codes.start.device), end_KP.to(self.model.codes.start.device)
 
     @torch.inference_mode()
-    def _hear(self, frames: int) -> None:
-        """Let the encoder hear so many frames."""
+    def _hear(self, frames: int, *, last: bool = False) -> None:
+        """Let the encoder hear so many frames; behind the `last` ones there is nothing, not even silence."""
         if frames <= self._heard:
             return
         reach = self.model.encoder.frames.ear.reach
         before, after = (-(-(around or 0) // self.hop) for around in (reach.before, reach.after))
         first = max(self._heard - before, 0)
-        wav_T = self._wav_T[first * self.hop : (frames + after) * self.hop]
-        heard_BNS = self.model.encoder.frames(wav_T[None], frames + after - first)[:, self._heard - first : frames - first]
+        end = frames if last else frames + after
+        wav_T = self._wav_T[first * self.hop : end * self.hop]
+        heard_BNS = self.model.encoder.frames(wav_T[None], end - first)[:, self._heard - first : frames - first]
         hidden_BND = self.model.encoder.hear(heard_BNS, cache=self._encoder)
         place = self._heard - self.model.encoder.look_ahead
         self._step.hear(hidden_BND[:, max(-place, 0) :], first=max(place, 0))

@@ -15,7 +15,7 @@ from audiotok.transforms.patterns import Parallel
 
 
 class ConformerEnhancer(nn.Module):
-    """What an ear hears, through a Conformer (arXiv 2005.08100), a guess at what each codebook adds; each frame hears the whole recording."""
+    """What an ear hears, through a Conformer (arXiv 2005.08100), a guess at what each codebook adds, each frame hearing all of it."""
 
     def __init__(
         self, codec: Codec, *, ear: Ear, width: int, layers: int, heads: int, feed_forward: int, kernel: int, dropout: float

@@ -1,7 +1,7 @@
 """Logits of a codec's codes from guesses at the latents that they stand for: what residual quantisation does, with its doubts left in.
 
-A codec's codes of a frame add up: each codebook refines what the ones before it left over (arXiv 2107.03312). A head that does not know that
-has to learn by heart what a code means once others were said; this one subtracts them. Two codebooks, delay 1, `guess` of the latent:
+A codec's codes of a frame add up: each codebook refines what the ones before it left over (arXiv 2107.03312). A head that does not know
+that has to learn by heart what a code means once others were said; this one subtracts them. Two codebooks, delay 1, `guess` of the latent:
 
     position         0      1             2
     codebook 0    guess0  guess1        guess2
@@ -70,7 +70,7 @@ class ResidualHeads(nn.Module):
 
     @torch.no_grad()
     def said(self, codes_BKW: Tensor, positions: int) -> Tensor:
-        """said_BNKD: of the frame whose codebook k stands at a position, the sum of the codes before k, as far as they were said earlier."""
+        """said_BNKD: of the frame whose codebook k stands at a position, the sum of the codes before k that were said earlier."""
         count, width = codes_BKW.shape[1:]
         place_N11 = torch.arange(width - positions, width, device=codes_BKW.device)[:, None, None]
         mine_K1, other_K = torch.arange(count, device=codes_BKW.device)[:, None], torch.arange(count, device=codes_BKW.device)
@@ -123,7 +123,7 @@ def past(values_BPX: Tensor, index_BW: Tensor, *, nothing: float) -> Tensor:
 
 
 class History:
-    """The codes that a step was told, by position: what `ResidualHeads` looks back at. Row by row, and written anew where it was rewound."""
+    """The codes that a step was told, by position: what `ResidualHeads` looks back at. Written anew where a row was rewound."""
 
     def __init__(self, codes: CleanCodes, rows: int, *, positions: int, device: torch.device) -> None:
         self.lag = codes.lag
