@@ -1,10 +1,12 @@
 """Utterances as phonemes, durations and codes, and how they become a batch."""
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -50,8 +52,8 @@ class FrontEnd:
     @classmethod
     def of(cls, alignments: Iterable[dict], about: Iterable[dict]) -> "FrontEnd":
         """Of the phonemes in a training split's alignments, and its speakers and languages."""
-        rows = list(about)
-        speakers, languages = ({row[key] or ANYONE for row in rows} for key in ("speaker", "language"))
+        heard = {(row["speaker"] or ANYONE, row["language"] or ANYONE) for row in about}
+        speakers, languages = ({pair[place] for pair in heard} for place in (0, 1))
         vocabulary = PhonemeVocabulary.of(row["phonemes"] for row in alignments)
         return cls(vocabulary, (ANYONE, *sorted(speakers - {ANYONE})), tuple(sorted(languages)))
 
@@ -90,49 +92,48 @@ class AlignedCorpus(Sequence[AlignedUtterance]):
     """A split's utterances that have codes, an alignment, and no phoneme unseen in training. `lengths` counts positions,
     `shards` says in which shard of the store each lies.
 
-    Codes are read from the store when asked for.
+    Codes and alignments are read when asked for. Memory: sixteen bytes an utterance, and what is kept of the codes.
     """
 
     def __init__(self, store: TokenStore, alignments: Mapping[str, dict], *, transform: Layout, front_end: FrontEnd) -> None:
-        self.store, self.transform, self.front_end = store, transform, front_end
-        stored = store.about().to_pylist()
-        about = [row for row in stored if row["id"] in alignments and row["num_frames"]]
-        self.alignments = [
-            alignments[row["id"]] for row in about if front_end.can_say(alignments[row["id"]]["phonemes"], row["language"] or ANYONE)
-        ]
-        frames = {row["id"]: row["num_frames"] for row in about}
+        self.store, self.alignments, self.transform, self.front_end = store, alignments, transform, front_end
         positions = cache(lambda num_frames: len(transform.frame_index(num_frames, store.spec)))
-        self.lengths = [positions(frames[row["id"]]) for row in self.alignments]
-        places = {row["id"]: place for place, row in enumerate(stored)}
-        self.shards = [store.shard_of(places[row["id"]]) for row in self.alignments]
-        self._kept: dict[str, tuple[Utterance, Tensor]] = {}
+        lengths, self._places = array("q"), array("I")  # in the store
+        for place, row in enumerate(store.described()):
+            found = alignments.get(row["id"]) if row["num_frames"] else None
+            if found is not None and front_end.can_say(found["phonemes"], row["language"] or ANYONE):
+                self._places.append(place)
+                lengths.append(positions(row["num_frames"]))
+        self.lengths = np.array(lengths)
+        self.shards = np.fromiter(map(store.shard_of, self._places), np.uint32, len(self._places))
+        self._kept: dict[int, tuple[Utterance, Tensor]] = {}
         self._kept_codes = 0
 
     def __len__(self) -> int:
-        return len(self.alignments)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> AlignedUtterance:  # type: ignore[override]
-        row = self.alignments[index]
-        utterance, codes_KN = self._read(row["id"])
+        utterance, codes_KN = self._read(self._places[index])
+        row = self.alignments[utterance.id]
         durations_P = durations_in_frames(row["durations"], self.store.spec.frame_rate)
         path = laid_out(boundaries(durations_P, utterance.num_frames), self.transform, self.store.spec)
         line = self.front_end.line(row["phonemes"], self.front_end.known_speaker(utterance.speaker), utterance.language or ANYONE)
         holes_KN = ~self.transform.legal(utterance.num_frames, self.store.spec)
         return AlignedUtterance(row["id"], line, durations_P, path, codes_KN.long().masked_fill(holes_KN, -1), utterance.text)
 
-    def _read(self, id: str) -> tuple[Utterance, Tensor]:
+    def _read(self, place: int) -> tuple[Utterance, Tensor]:
         """With its transformed codes; from memory the second time, as long as there is room.
 
         A row group is decoded for one row of it, and a transform may search for codes.
         """
-        if id in self._kept:
-            return self._kept[id]
-        utterance = self.store[id]
+        if place in self._kept:
+            return self._kept[place]
+        utterance = self.store.at(place)
         codes_KN = self.transform.apply(utterance.codes_KN, self.store.spec).to(torch.int32)
         utterance = replace(utterance, codes_KN=utterance.codes_KN.to(torch.int32))
         self._kept_codes += utterance.codes_KN.numel() + codes_KN.numel()
         if self._kept_codes <= KEPT_CODES:
-            self._kept[id] = utterance, codes_KN
+            self._kept[place] = utterance, codes_KN
         return utterance, codes_KN
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from lhotse import MonoCut
 
-from audiotok.data.manifests import load_cuts
+from audiotok.data.manifests import stream_cuts
 from audiotok.data.tokenization import splits_of
 
 
 def check_rates(manifests: Path, sample_rate: int, *, resample: bool) -> None:
     """Raises ValueError that counts the recordings at other rates, unless they are to be resampled (as `tokenize_corpus` does)."""
     if not resample:
-        refuse_other_rates((cut for split in splits_of(manifests) for cut in load_cuts(manifests, split)), sample_rate)
+        refuse_other_rates((cut for split in splits_of(manifests) for cut in stream_cuts(manifests, split)), sample_rate)
 
 
 def refuse_other_rates(cuts: Iterable[MonoCut], sample_rate: int) -> None:

@@ -13,6 +13,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from audiotok import files
 from audiotok.data.aligned import AlignedCorpus, FrontEnd
 from audiotok.data.batching import BucketedBatches, Share
 from audiotok.data.code_vectors import code_vectors
+from audiotok.data.rows import Rows
 from audiotok.models.text import Batch
 from audiotok.stages import learning, paths
 from audiotok.store.reader import TokenStore
@@ -63,10 +65,9 @@ class Material:
 
     @classmethod
     def of(cls, cfg: DictConfig, tokens: Path) -> "Material":
-        alignments = {row["id"]: row for row in files.read_jsonl(paths.alignments(cfg) / "alignments.jsonl")}
+        alignments = Rows(paths.alignments(cfg) / "alignments.jsonl")
         transform, store = as_layout(instantiate(cfg.transform)), TokenStore(tokens / "train", window=cfg.train.window)
-        about = [row for row in store.about().to_pylist() if row["id"] in alignments]
-        front_end = FrontEnd.of((alignments[row["id"]] for row in about), about)
+        front_end = FrontEnd.of(*(map(itemgetter(part), _aligned(store, alignments)) for part in (0, 1)))
         train, *dev = (
             AlignedCorpus(TokenStore(tokens / split, window=cfg.train.window), alignments, transform=transform, front_end=front_end)
             for split in ("train", "dev")
@@ -106,6 +107,11 @@ class Material:
             folder=folder,
             console=console,
         )
+
+
+def _aligned(store: TokenStore, alignments: Mapping[str, dict]) -> Iterator[tuple[dict, dict]]:
+    """Each alignment of a row of the store, and what the store says of it, one pair in memory at a time."""
+    return ((found, row) for row in store.described() if (found := alignments.get(row["id"])) is not None)
 
 
 def _train(cfg: DictConfig, tokens: Path, folder: Path, console: Console, *, tokenizer: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -78,6 +79,11 @@ class TokenStore:
     def about(self) -> pa.Table:
         """Every column but the codes, in stored order: id, num_frames, num_samples, text, speaker, language, duration."""
         return pa.concat_tables([read_columns(shard.path, list(ABOUT)) for shard in self.shards]).replace_schema_metadata(None)
+
+    def described(self) -> Iterator[dict[str, Any]]:
+        """The rows of `about`, those of one shard in memory at a time."""
+        for shard in self.shards:
+            yield from read_columns(shard.path, list(ABOUT)).to_pylist()
 
     def descriptions(self) -> list[Description]:
         """The rows of `about`."""
