@@ -7,10 +7,10 @@ Each is measured in a process of its own, as recipe speech/enhance has it, with 
 random ones). `offline` is the whole recording at once, `streamed` in pieces; both are seconds of processor over seconds of sound.
 Memory is what the process holds at its peak, less what it held before the model was made.
 
-Latency is what a sample waits for at the latest, in ms, part by part: its own frame, the spectrum's window, the encoder's look-ahead, the
-delay of the codebooks, the decoder's blocks, which hear later codes, and its inverse STFT, whose windows overlap. `causal_decoder` is what
-would be left if the blocks heard nothing later. Only the transducer has a stream; for the others it is what one would have, and null where
-the whole recording is heard.
+Latency is what a sample waits for at the latest, in ms, part by part: its own frame, what the ear hears ahead (a spectrum's window, or the
+blocks of a codec's encoder), the look-ahead, the delay of the codebooks, the decoder's blocks, which hear later codes, and its inverse
+STFT, whose windows overlap. `causal_decoder` is what would be left if the decoder's blocks heard nothing later. Only the transducer has a
+stream; for the others it is what one would have, and null where the whole recording is heard.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def latency(model: Any) -> dict[str, int] | None:
         delay += model.band or 0
     return {
         "frame": encoder.frames.hop,
-        "spectrum": encoder.frames.ear.reach.after or 0,
+        "ear": encoder.frames.ear.reach.after or 0,
         "look_ahead": encoder.look_ahead * encoder.frames.hop,
         "delay": int(delay * hop),
         "decoder": (decoder_reach(model.codec) - overlap) * hop,

@@ -4,11 +4,11 @@ import pytest
 import torch
 from learning import descend
 from small_codec import mel, network
-from small_enhancers import KINDS, codec, encoder, make, noisy_batch, transducer
+from small_enhancers import KINDS, codec, encoder, lattice, make, noisy_batch, transducer
 
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.models.enhancement.hearing import Frames, Spectra
+from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents
 from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.nn.ragged import follow
@@ -144,6 +144,32 @@ def test_a_mask_of_one_gives_the_recording_back(wav_16k, monkeypatch):
     for length in (1, 100, 128, 5001):
         wav_1T = wav_16k[None, 8000 : 8000 + length]
         torch.testing.assert_close(model.enhance(wav_1T, torch.tensor([length])), wav_1T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_learns_from_a_codecs_ear_begins_with_what_the_codec_hears(stride, wav_16k):
+    some = codec(wav_16k)
+    wav_1T, lengths = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([6400])
+    latents = LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
+    with torch.no_grad():
+        latents.leave.weight[:, latents.encoder.latents :] = 0
+        latents.leave.bias.zero_()
+        heard_BND = some.network.encoder(wav_1T)
+        torch.testing.assert_close(latents(wav_1T, 20), heard_BND, rtol=1e-4, atol=1e-4)
+        model = lattice(some, stride=stride, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
+        guess_BNE = model.joiner.guess.weight[: heard_BND.shape[2], : model.encoder.latents] @ model.hear(wav_1T, lengths, 20)[
+            ..., : model.encoder.latents
+        ].transpose(1, 2)
+        mean_BND = heard_BND.unflatten(1, (-1, stride)).mean(dim=2) / model.encoder.frames.ear.unit
+        torch.testing.assert_close(guess_BNE.transpose(1, 2), mean_BND, rtol=1e-4, atol=1e-4)
+    weight = torch.zeros(3, 40)  # of latents of another width
+    begin_from_latents(weight, model.encoder.frames)
+    assert not weight.any()
+
+
+def test_an_ear_that_hears_ahead_is_given_no_more_of_it(wav_16k):
+    with pytest.raises(ValueError, match="0 with a codec's ear"):
+        encoder(ear=CodecEar(codec(wav_16k)), look_ahead=1)(hop=320)
 
 
 def test_settings_that_do_not_fit_are_refused(wav_16k):

@@ -29,7 +29,7 @@ class ConformerEnhancer(nn.Module):
         self.heads = ResidualHeads(codec.spec.codebook_sizes, code_vectors(codec, Parallel(), alike=False), delay=0, dim=width)
         self.latents = self.frames.width if isinstance(ear, CodecEar) else 0  # numbers of them before the Conformer's
         self.tell = nn.Linear(self.latents + width, len(codec.spec.codebook_sizes) * self.heads.outputs)
-        begin_from_latents(self.tell.weight[: self.heads.dim], latents=self.latents)
+        begin_from_latents(self.tell.weight[: self.heads.dim], self.frames)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per code of the clean speech."""

@@ -115,13 +115,15 @@ class CausalEncoder(nn.Module):
         return self.look_ahead * self.frames.hop + (self.frames.ear.reach.after or 0)
 
 
-def begin_from_latents(weight_ED: Tensor, *, latents: int) -> None:
-    """Let a layer's first outputs be the latents that stand before its inputs; those of one frame, or the mean of several side by side.
+def begin_from_latents(weight_ED: Tensor, frames: Frames) -> None:
+    """Let a layer say the latents of a codec's ear, which stand before its other inputs: those of a frame, or the mean of several.
 
-    Of a layer that says the vector of the same codec's codes: what is noisy comes out as the codec hears it, before anything is learnt.
+    Of a layer that says latents of that codec: what is noisy comes out as the codec hears it, before anything is learnt. Nothing is done
+    where the ear is none, or its codec one of another width.
     """
     dim = weight_ED.shape[0]
-    if not latents or latents % dim:
+    if not isinstance(frames.ear, CodecEar) or frames.ear.width != dim:
         return
+    count = frames.width // dim
     with torch.no_grad():
-        weight_ED[:, :latents] = torch.eye(dim, device=weight_ED.device).repeat(1, latents // dim) / (latents // dim)
+        weight_ED[:, : frames.width] = torch.eye(dim).repeat(1, count) / count

@@ -29,7 +29,7 @@ class LatentRegressor(nn.Module):
         self.codec = codec
         self.encoder = encoder(hop=int(codec.spec.hop))
         self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])
-        begin_from_latents(self.leave.weight, latents=self.encoder.latents)
+        begin_from_latents(self.leave.weight, self.encoder.frames)
         self.register_buffer("unit", unit(codec))
 
     def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:

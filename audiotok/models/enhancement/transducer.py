@@ -94,7 +94,7 @@ class Joiner(nn.Module):
         self.delay, self.count = codes.layout.step, len(codes.codebook_sizes)
         self.heads = ResidualHeads(codes.codebook_sizes, codes.latents, delay=self.delay, dim=joint)
         self.guess = nn.Linear(heard, self.heads.outputs, bias=False)
-        begin_from_latents(self.guess.weight[: self.heads.dim], latents=encoder.latents)
+        begin_from_latents(self.guess.weight[: self.heads.dim], encoder.frames)
         self.heard = nn.Linear(heard, self.count * joint)
         self.predicted = nn.Linear(predicted, self.count * joint, bias=False)
         self.leave_KJE = nn.Parameter(torch.randn(self.count, joint, self.heads.outputs) * 0.1 * joint**-0.5)
