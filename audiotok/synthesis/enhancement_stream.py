@@ -81,9 +81,9 @@ class TransducerStream:
         reach = self.model.encoder.frames.ear.reach
         before, after = (-(-(around or 0) // self.hop) for around in (reach.before, reach.after))
         first = max(self._heard - before, 0)
-        end = frames if last else frames + after
-        wav_T = self._wav_T[first * self.hop : end * self.hop]
-        heard_BNS = self.model.encoder.frames(wav_T[None], end - first)[:, self._heard - first : frames - first]
+        end = self.spec.num_frames(len(self._wav_T)) if last else frames + after
+        wav_1T, ends_1 = self._wav_T[None, first * self.hop :], torch.tensor([(end - first) * self.hop])
+        heard_BNS = self.model.encoder.frames(wav_1T, ends_1, max(frames, end) - first)[:, self._heard - first : frames - first]
         hidden_BND = self.model.encoder.hear(heard_BNS, cache=self._encoder)
         place = self._heard - self.model.encoder.look_ahead
         self._step.hear(hidden_BND[:, max(-place, 0) :], first=max(place, 0))

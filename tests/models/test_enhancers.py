@@ -6,6 +6,7 @@ from learning import descend
 from small_codec import mel, network
 from small_enhancers import KINDS, codec, encoder, lattice, make, noisy_batch, transducer
 
+from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents
@@ -91,11 +92,11 @@ def test_a_frame_hears_its_look_ahead_and_nothing_later(look_ahead, wav_16k):
     ears = encoder(look_ahead=look_ahead)(hop=320).eval()
     wav_1T, frame = wav_16k[None, 8000 : 8000 + 6400].clone(), 7
     ends = (frame + 1) * 320 + ears.look_ahead_samples
-    before = ears(wav_1T, 20)
+    before = ears(wav_1T, torch.tensor([6400]), 20)
     wav_1T[0, ends:] = 0
-    assert torch.equal(ears(wav_1T, 20)[:, : frame + 1], before[:, : frame + 1])
+    assert torch.equal(ears(wav_1T, torch.tensor([6400]), 20)[:, : frame + 1], before[:, : frame + 1])
     wav_1T[0, ends - 60 :] = 0  # a window is low at its very end
-    assert not torch.equal(ears(wav_1T, 20)[:, frame], before[:, frame])
+    assert not torch.equal(ears(wav_1T, torch.tensor([6400]), 20)[:, frame], before[:, frame])
 
 
 def test_codes_are_placed_in_a_delay_row_by_row(wav_16k):
@@ -149,22 +150,38 @@ def test_a_mask_of_one_gives_the_recording_back(wav_16k, monkeypatch):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_what_learns_from_a_codecs_ear_begins_with_what_the_codec_hears(stride, wav_16k):
     some = codec(wav_16k)
-    wav_1T, lengths = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([6400])
+    wav_1T, frames = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([20])
+    heard_BND = some.network.encoder(wav_1T)
     latents = LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
-    with torch.no_grad():
-        latents.leave.weight[:, latents.encoder.latents :] = 0
-        latents.leave.bias.zero_()
-        heard_BND = some.network.encoder(wav_1T)
-        torch.testing.assert_close(latents(wav_1T, 20), heard_BND, rtol=1e-4, atol=1e-4)
-        model = lattice(some, stride=stride, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
-        guess_BNE = model.joiner.guess.weight[: heard_BND.shape[2], : model.encoder.latents] @ model.hear(wav_1T, lengths, 20)[
-            ..., : model.encoder.latents
-        ].transpose(1, 2)
-        mean_BND = heard_BND.unflatten(1, (-1, stride)).mean(dim=2) / model.encoder.frames.ear.unit
-        torch.testing.assert_close(guess_BNE.transpose(1, 2), mean_BND, rtol=1e-4, atol=1e-4)
-    weight = torch.zeros(3, 40)  # of latents of another width
-    begin_from_latents(weight, model.encoder.frames)
-    assert not weight.any()
+    torch.testing.assert_close(latents(wav_1T, frames), heard_BND, rtol=1e-4, atol=1e-4)
+    model = lattice(some, stride=stride, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
+    told_BNE = model.joiner.guess(model.hear(wav_1T, torch.tensor([6400]), 20))
+    mean_BND = heard_BND.unflatten(1, (-1, stride)).mean(dim=2) / model.encoder.frames.ear.unit
+    torch.testing.assert_close(told_BNE, torch.nn.functional.pad(mean_BND, (0, 1)), rtol=1e-4, atol=1e-4)
+    other = torch.nn.Linear(model.encoder.width, 3)  # of latents of another width
+    before = other.weight.clone()
+    begin_from_latents(other, model.encoder.frames, dim=3)
+    assert torch.equal(other.weight, before)
+
+
+def test_a_transducer_says_the_codes_of_clean_speech_before_it_has_learnt_anything(wav_16k):
+    """In each row of a batch to its very end, though the ear hears further than the codebooks are delayed; in bf16 as well."""
+    some = codec(wav_16k)
+    model, batch = transducer(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval(), noisy_batch(wav_16k, 6400, 5000)
+    clean = NoisyBatch(batch.clean_BT, batch.clean_BT, batch.lengths_B)
+    torch.nn.init.constant_(model.joiner.leave_KE[:, -1], 8.0)  # quite sure of it
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            assert float(model.loss(clean)[1]["right"]) > (0.999 if dtype is torch.float32 else 0.85)
+
+
+def test_what_a_codecs_ear_hears_of_a_row_does_not_depend_on_its_company(wav_16k):
+    ears = encoder(ear=CodecEar(codec(wav_16k)), look_ahead=0)(hop=320).eval()
+    wav_BT, ends = wav_16k[8000 : 8000 + 12800].view(2, 6400), torch.tensor([6400, 3200])
+    together_BND = ears(wav_BT, ends, 22)
+    for row, end in enumerate(ends.tolist()):
+        alone_BND = ears(wav_BT[row : row + 1, :end], ends[row : row + 1], 22)
+        torch.testing.assert_close(together_BND[row : row + 1], alone_BND, rtol=1e-4, atol=1e-5)
 
 
 def test_an_ear_that_hears_ahead_is_given_no_more_of_it(wav_16k):

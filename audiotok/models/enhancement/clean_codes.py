@@ -47,10 +47,15 @@ class CleanCodes(nn.Module):
         self.lag = delay * (self.spec.num_codebooks - 1)
         self.replace_codes, self.own_history = replace_codes, own_history
         self.vectors = code_vectors(codec, self.layout) if from_vectors else None
-        self.latents = code_vectors(codec, self.layout, alike=False) if from_vectors else None
+        self.added = code_vectors(codec, self.layout, alike=False) if from_vectors else None
         self.codes = vocabulary(self.codebook_sizes, self.vectors, width=width, std=self.spec.num_codebooks**-0.5)
         self.start = nn.Parameter(torch.zeros(width))
         self.register_buffer("offsets_K", torch.tensor(placed.vocabulary_offsets), persistent=False)
+
+    def ends(self, lengths_B: Tensor) -> Tensor:
+        """Samples in the whole frames of recordings so long."""
+        frames = [self.spec.num_frames(length) for length in lengths_B.tolist()]
+        return torch.tensor(frames, device=lengths_B.device) * int(self.spec.hop)
 
     def placed(self, codes_BKN: Tensor, lengths_B: Tensor) -> Placed:
         """Each row's codes in the layout."""

@@ -7,7 +7,7 @@ from torchaudio.models import Conformer
 from audiotok.data.code_vectors import code_vectors
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import Logits, cross_entropy, encoded
-from audiotok.models.enhancement.hearing import CodecEar, Ear, Frames, begin_from_latents, silenced
+from audiotok.models.enhancement.hearing import Ear, Frames, begin_from_latents, silenced
 from audiotok.models.enhancement.residual_heads import ResidualHeads
 from audiotok.models.enhancement.rows import each_row
 from audiotok.tokenizers.codec import Codec
@@ -27,9 +27,8 @@ class ConformerEnhancer(nn.Module):
         # A group norm: what a batch norm knows of silence past the ends would be learnt of the padding.
         self.conformer = Conformer(width, heads, feed_forward, layers, kernel, dropout=dropout, use_group_norm=True)
         self.heads = ResidualHeads(codec.spec.codebook_sizes, code_vectors(codec, Parallel(), alike=False), delay=0, dim=width)
-        self.latents = self.frames.width if isinstance(ear, CodecEar) else 0  # numbers of them before the Conformer's
-        self.tell = nn.Linear(self.latents + width, len(codec.spec.codebook_sizes) * self.heads.outputs)
-        begin_from_latents(self.tell.weight[: self.heads.dim], self.frames)
+        self.tell = nn.Linear(self.frames.latents + width, len(codec.spec.codebook_sizes) * self.heads.outputs)
+        begin_from_latents(self.tell, self.frames, dim=self.heads.dim)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per code of the clean speech."""
@@ -48,9 +47,9 @@ class ConformerEnhancer(nn.Module):
 
     def hear(self, wav_BT: Tensor, frames_B: Tensor) -> Tensor:
         """hidden_BND of each frame, of which the codes are said."""
-        heard_BNS = self.frames(wav_BT, int(frames_B.max()))
+        heard_BNS = self.frames(wav_BT, frames_B * self.frames.hop, int(frames_B.max()))
         hidden_BND, _ = self.conformer(self.enter(heard_BNS), frames_B)
-        return torch.cat([heard_BNS, hidden_BND], dim=-1) if self.latents else hidden_BND
+        return self.frames.beside(heard_BNS, hidden_BND)
 
     @torch.inference_mode()
     def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:

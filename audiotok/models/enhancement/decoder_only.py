@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
 from audiotok.models.enhancement.hearing import silenced
-from audiotok.models.enhancement.residual_heads import History, ResidualHeads
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled
 from audiotok.nn.ragged import follow
 from audiotok.nn.transformer import Transformer
 from audiotok.nn.vocabulary import embedded, vocabulary
@@ -49,7 +49,7 @@ class DecoderOnly(nn.Module):
         self.noisy = vocabulary(codec.spec.codebook_sizes, known, width=width, std=codec.spec.num_codebooks**-0.5)
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
-        self.heads = ResidualHeads(self.codes.codebook_sizes, self.codes.latents, delay=delay, dim=width)
+        self.heads = ResidualHeads(self.codes.spec.codebook_sizes, self.codes.added, delay=delay, dim=width)
         self.tell = nn.Linear(width, codec.spec.num_codebooks * self.heads.outputs)
         self.register_buffer("offsets_K", torch.tensor(codec.spec.vocabulary_offsets), persistent=False)
 
@@ -72,9 +72,9 @@ class DecoderOnly(nn.Module):
         codes_BKN, frames_B = encoded(self.codec, silenced(noisy_BT, lengths_B), lengths_B)
         return embedded(codes_BKN, self.noisy(), self.offsets_K), frames_B
 
-    def logits(self, hidden_BND: Tensor, codes_BKW: Tensor) -> Logits:
+    def logits(self, hidden_BND: Tensor, codes_BKW: Tensor, settled: Settled | None = None) -> Logits:
         """Of each codebook, [B, N, V_k]; what was said is of W >= N positions up to the last of them."""
-        return self.heads(self.tell(hidden_BND).unflatten(-1, (len(self.codes.codebook_sizes), -1)), codes_BKW)
+        return self.heads(self.tell(hidden_BND).unflatten(-1, (len(self.codes.codebook_sizes), -1)), codes_BKW, settled)
 
     @torch.inference_mode()
     def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "DecoderOnlyStep":
@@ -91,7 +91,7 @@ class DecoderOnlyStep:
         model.transformer(prompt_BND, cache=self.cache, lengths_B=prompts_B)
         self.history = History(model.codes, len(prompt_BND), positions=positions, device=prompt_BND.device)
         with torch.no_grad():
-            self._codes_VD = model.codes.codes()
+            self._codes_VD, self._settled = model.codes.codes(), model.heads.settled()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Sequence[Tensor]:
@@ -99,7 +99,7 @@ class DecoderOnlyStep:
         inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
         _, codes_BKW = self.history(heard_BKN, self.said_B)
         self.said_B = self.said_B + heard_BKN.shape[2]
-        return self.model.logits(self.model.transformer(inputs_BND, cache=self.cache), codes_BKW)
+        return self.model.logits(self.model.transformer(inputs_BND, cache=self.cache), codes_BKW, self._settled)
 
     @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:
@@ -117,5 +117,5 @@ class DecoderOnlyStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
-        self.history.codes_BPK = self.history.codes_BPK[rows_B]
+        self.history.reorder(rows_B)
         self.said_B, self.prompts_B = self.said_B[rows_B], self.prompts_B[rows_B]

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from audiotok.data.code_vectors import unit
 from audiotok.nn.kv_cache import KVCache
@@ -64,13 +65,28 @@ class Frames(nn.Module):
     def __init__(self, ear: Ear, hop: int) -> None:
         super().__init__()
         if hop % ear.hop:
-            raise ValueError(f"encoder.ear hears every {ear.hop} samples, which do not divide a frame of {hop}; choose a divisor")
+            raise ValueError(f"ear: it hears every {ear.hop} samples, which do not divide a frame of {hop}; choose a divisor")
         self.ear, self.hop, self.width = ear, hop, hop // ear.hop * ear.width
+        self.latents = self.width if isinstance(ear, CodecEar) else 0  # numbers that `beside` puts before others
 
-    def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:
-        """heard_BNS of the first `num_frames` frames, of silence past the end."""
-        heard_BNS = self.ear(F.pad(wav_BT, (0, num_frames * self.hop - wav_BT.shape[1])))
-        return heard_BNS.reshape(len(wav_BT), num_frames, self.width)
+    def forward(self, wav_BT: Tensor, ends_B: Tensor, num_frames: int) -> Tensor:
+        """heard_BNS of `num_frames` frames. A row is heard as if it were alone and as long as `ends_B` samples; behind them are zeros."""
+        ends = ends_B.tolist()
+        if len(set(ends)) == 1:
+            heard_BNS = self.ear(_of_length(wav_BT, ends[0]))
+        else:
+            heard_BNS = pad_sequence([self.ear(_of_length(wav_T[None], end))[0] for wav_T, end in zip(wav_BT, ends)], batch_first=True)
+        count = num_frames * (self.hop // self.ear.hop)
+        return _of_length(heard_BNS.transpose(1, 2), count).transpose(1, 2).reshape(len(wav_BT), num_frames, self.width)
+
+    def beside(self, heard_BNS: Tensor, hidden_BND: Tensor) -> Tensor:
+        """What a codec's ear hears, before what a network makes of it; of another ear the latter alone."""
+        return torch.cat([heard_BNS, hidden_BND], dim=-1) if self.latents else hidden_BND
+
+
+def _of_length(values_BT: Tensor, length: int) -> Tensor:
+    """The first `length` ones, zeros behind the last."""
+    return F.pad(values_BT[..., :length], (0, max(length - values_BT.shape[-1], 0)))
 
 
 def silenced(wav_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -84,7 +100,7 @@ class CausalEncoder(nn.Module):
     heard     0 1 2 3 4 5
     hidden        0 1 2 3      hidden 0 is what the transformer says at heard 2
 
-    Latents of a codec's ear, which hears ahead by itself, stand before the transformer's in each hidden state (`latents` numbers of it).
+    Of a codec's ear, which hears ahead by itself, a hidden state holds the latents too (`Frames.beside`).
     """
 
     def __init__(
@@ -94,20 +110,19 @@ class CausalEncoder(nn.Module):
         if look_ahead < 0 or (look_ahead and isinstance(ear, CodecEar)):
             raise ValueError(f"encoder.look_ahead is 0 frames or more, and 0 with a codec's ear, which hears ahead; got {look_ahead}")
         self.frames, self.look_ahead = Frames(ear, hop), look_ahead
-        self.latents = self.frames.width if isinstance(ear, CodecEar) else 0
-        self.width = self.latents + width
+        self.width = self.frames.latents + width
         self.enter = nn.Linear(self.frames.width, width)
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
 
-    def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:
-        """hidden_BND of the first frames. Rows hold zeros past their length, so that none hears what a batch pads it with."""
-        return self.hear(self.frames(wav_BT, num_frames + self.look_ahead))[:, self.look_ahead :]
+    def forward(self, wav_BT: Tensor, ends_B: Tensor, num_frames: int) -> Tensor:
+        """hidden_BND of the first frames, of recordings that end after `ends_B` samples (`Frames`)."""
+        return self.hear(self.frames(wav_BT, ends_B, num_frames + self.look_ahead))[:, self.look_ahead :]
 
     def hear(self, heard_BNS: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """The hidden states of the frames `look_ahead` before each of these."""
         hidden_BND = self.transformer(self.dropout(self.enter(heard_BNS)), cache=cache)
-        return torch.cat([heard_BNS, hidden_BND], dim=-1) if self.latents else hidden_BND
+        return self.frames.beside(heard_BNS, hidden_BND)
 
     @property
     def look_ahead_samples(self) -> int:
@@ -115,15 +130,17 @@ class CausalEncoder(nn.Module):
         return self.look_ahead * self.frames.hop + (self.frames.ear.reach.after or 0)
 
 
-def begin_from_latents(weight_ED: Tensor, frames: Frames) -> None:
-    """Let a layer say the latents of a codec's ear, which stand before its other inputs: those of a frame, or the mean of several.
+def begin_from_latents(layer: nn.Linear, frames: Frames, *, dim: int) -> None:
+    """Let the first `dim` outputs of a layer be the latents of a codec's ear, those of a frame or the mean of several, and others zero.
 
     Of a layer that says latents of that codec: what is noisy comes out as the codec hears it, before anything is learnt. Nothing is done
     where the ear is none, or its codec one of another width.
     """
-    dim = weight_ED.shape[0]
     if not isinstance(frames.ear, CodecEar) or frames.ear.width != dim:
         return
     count = frames.width // dim
     with torch.no_grad():
-        weight_ED[:, : frames.width] = torch.eye(dim).repeat(1, count) / count
+        layer.weight.zero_()
+        layer.weight[:dim, : frames.width] = torch.eye(dim).repeat(1, count) / count
+        if layer.bias is not None:
+            layer.bias.zero_()

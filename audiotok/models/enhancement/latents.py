@@ -29,12 +29,12 @@ class LatentRegressor(nn.Module):
         self.codec = codec
         self.encoder = encoder(hop=int(codec.spec.hop))
         self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])
-        begin_from_latents(self.leave.weight, self.encoder.frames)
+        begin_from_latents(self.leave, self.encoder.frames, dim=self.leave.out_features)
         self.register_buffer("unit", unit(codec))
 
-    def forward(self, wav_BT: Tensor, num_frames: int) -> Tensor:
-        """latent_BND of the clean speech."""
-        return self.leave(self.encoder(wav_BT, num_frames)) * self.unit
+    def forward(self, wav_BT: Tensor, frames_B: Tensor) -> Tensor:
+        """latent_BND of the clean speech in so many frames of each row."""
+        return self.leave(self.encoder(wav_BT, frames_B * self.encoder.frames.hop, int(frames_B.max()))) * self.unit
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean squared error over the mean square of what is wanted: 0 is perfect, 1 as good as nothing."""
@@ -42,9 +42,9 @@ class LatentRegressor(nn.Module):
         clean_BT = silenced(batch.clean_BT, batch.lengths_B)
         with torch.no_grad(), torch.autocast(clean_BT.device.type, enabled=False):
             wanted_BND = self.codec.network.to(clean_BT.device).encoder(clean_BT.float())
-        frames = [spec.num_frames(length) for length in batch.lengths_B.tolist()]
-        real_BN1 = (torch.arange(wanted_BND.shape[1]) < torch.tensor(frames)[:, None]).to(clean_BT.device)[..., None]
-        found_BND = self(silenced(batch.noisy_BT, batch.lengths_B), wanted_BND.shape[1]).float()
+        frames_B = torch.tensor([spec.num_frames(length) for length in batch.lengths_B.tolist()], device=clean_BT.device)
+        real_BN1 = (torch.arange(wanted_BND.shape[1], device=clean_BT.device) < frames_B[:, None])[..., None]
+        found_BND = self(silenced(batch.noisy_BT, batch.lengths_B), frames_B).float()
         error, power = (((values * real_BN1).square()).sum() for values in (found_BND - wanted_BND, wanted_BND))
         return error / power.clamp_min(1e-8), {"rms": (error / (real_BN1.sum() * wanted_BND.shape[2])).sqrt().detach()}
 
@@ -54,5 +54,5 @@ class LatentRegressor(nn.Module):
         return each_row(self._enhance, noisy_BT, lengths_B)
 
     def _enhance(self, noisy_T: Tensor) -> Tensor:
-        latent_BND = self(noisy_T[None], self.codec.spec.num_frames(len(noisy_T)))
+        latent_BND = self(noisy_T[None], torch.tensor([self.codec.spec.num_frames(len(noisy_T))], device=noisy_T.device))
         return self.codec.network.to(noisy_T.device).decoder(latent_BND)[0].clamp(-1, 1)

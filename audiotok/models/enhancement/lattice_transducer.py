@@ -102,7 +102,7 @@ class LatticeTransducer(nn.Module):
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, positions: int) -> Tensor:
         """heard_BND of the encoder's frames that stand for so many positions."""
-        return self.encoder(silenced(noisy_BT, lengths_B), self.frames_of(positions))
+        return self.encoder(silenced(noisy_BT, lengths_B), self.codes.ends(lengths_B), self.frames_of(positions))
 
     def frames_of(self, positions: int) -> int:
         """Frames of the encoder for so many positions."""
@@ -190,7 +190,7 @@ class LatticeStep:
         self.cache = model.prediction.cache(len(heard_BND), positions=positions)
         self.history = History(model.codes, len(heard_BND), positions=positions, device=heard_BND.device)
         with torch.no_grad():
-            self._codes_VD = model.codes.codes()
+            self._codes_VD, self._settled = model.codes.codes(), model.joiner.heads.settled()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Logits:
@@ -202,7 +202,7 @@ class LatticeStep:
             self._go_on(predicted_B1D)
         frames_BW = past(self.frames_BP[..., None], recent_BW + 1, nothing=0)[..., 0]
         heard_BWD = take(self.heard_BND, frames_BW).masked_fill((recent_BW < 0)[..., None], 0)
-        return self.model.joiner(heard_BWD, predicted_BND, codes_BKW)
+        return self.model.joiner(heard_BWD, predicted_BND, codes_BKW, self._settled)
 
     def _go_on(self, predicted_B1D: Tensor) -> None:
         """Settle the frame at which each row says its next position."""
@@ -247,6 +247,6 @@ class LatticeStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
-        self.history.codes_BPK = self.history.codes_BPK[rows_B]
+        self.history.reorder(rows_B)
         self.said_B, self.targets_B = self.said_B[rows_B], self.targets_B[rows_B]
         self.frames_BP, self.heard_BND = self.frames_BP[rows_B], self.heard_BND[rows_B]

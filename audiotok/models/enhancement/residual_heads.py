@@ -9,6 +9,7 @@ that has to learn by heart what a code means once others were said; this one sub
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ from audiotok.nn.vocabulary import embedded
 from audiotok.tokenizers.quantisers import nearest
 
 DOUBT = -2.0  # logarithm of the certainty at the start, at which most codes of a codebook are about as likely
+PAD = -20.0  # the bias of a pad at the start, which is never to be said where a code is wanted
+
+
+class Settled(NamedTuple):
+    """What `ResidualHeads` compares with: of each codebook."""
+
+    vectors: Sequence[Tensor]
+    halves: Sequence[Tensor]
+    bias: Sequence[Tensor]
 
 
 class ResidualHeads(nn.Module):
@@ -31,42 +41,52 @@ class ResidualHeads(nn.Module):
     vectors_VD: Tensor
     offsets_K: Tensor
 
-    def __init__(self, codebook_sizes: Sequence[int], known: Sequence[Tensor] | None, *, delay: int, dim: int) -> None:
-        """`known`: vectors_VD of each codebook, or None; then `dim` is the width of a guess."""
+    def __init__(self, sizes: Sequence[int], known: Sequence[Tensor] | None, *, delay: int, dim: int) -> None:
+        """`sizes` counts the codes of each codebook; `known` are their vectors_VD, behind which that of a pad may stand, or None.
+
+        Without them `dim` is the width of a guess. A delay puts a pad behind the codes of each of several codebooks.
+        """
         super().__init__()
-        self.codebook_sizes, self.delay = tuple(codebook_sizes), delay
+        pads = int(delay > 0 and len(sizes) > 1)
+        self.sizes, self.codebook_sizes, self.delay = tuple(sizes), tuple(size + pads for size in sizes), delay
         self.dim = dim if known is None else known[0].shape[1]
-        size = sum(self.codebook_sizes)
-        self.register_buffer("vectors_VD", torch.zeros(size, self.dim) if known is None else torch.cat(list(known)))
+        total = sum(self.codebook_sizes)
+        self.register_buffer("vectors_VD", torch.zeros(total, self.dim) if known is None else torch.cat(list(known)))
         self.register_buffer("offsets_K", torch.tensor(self.codebook_sizes).cumsum(0) - torch.tensor(self.codebook_sizes), persistent=False)
-        self.own = nn.Parameter(torch.randn(size, self.dim) * self.dim**-0.5 if known is None else torch.zeros(size, self.dim))
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.own = nn.Parameter(torch.randn(total, self.dim) * self.dim**-0.5 if known is None else torch.zeros(total, self.dim))
+        self.bias = nn.Parameter(torch.cat([F.pad(torch.zeros(size), (0, pads), value=PAD) for size in sizes]))
 
     @property
     def outputs(self) -> int:
         """Numbers that a model says of a codebook at a position: the guess and the logarithm of its certainty."""
         return self.dim + 1
 
-    def forward(self, told_BNKE: Tensor, codes_BKW: Tensor | None) -> Logits:
-        """Logits of each codebook at the N positions, [B, N, V_k].
+    def forward(self, told_BNKE: Tensor, codes_BKW: Tensor | None, settled: Settled | None = None) -> Logits:
+        """Logits of each codebook at the N positions, [B, N, V_k], in full precision whatever the model around computes in.
 
         `told_BNKE` is what a model says there (`outputs`); `codes_BKW` the codes at W >= N positions up to the last of them, of which each
-        position looks at earlier ones only. None subtracts nothing: the guesses are of what is left.
+        position looks at earlier ones only. None subtracts nothing: the guesses are of what is left. `settled` saves time where nothing is
+        learnt between calls.
         """
-        told_BNKE = told_BNKE.float()
-        left_BNKD = told_BNKE[..., :-1]
-        if codes_BKW is not None:
-            left_BNKD = left_BNKD - self.said(codes_BKW, left_BNKD.shape[1])
-        each = zip(left_BNKD.unbind(2), told_BNKE[..., -1:].unbind(2), *self._weights())
-        return [_nearness(*one) for one in each]
+        with torch.autocast(told_BNKE.device.type, enabled=False):
+            told_BNKE = told_BNKE.float()
+            left_BNKD = told_BNKE[..., :-1]
+            if codes_BKW is not None:
+                left_BNKD = left_BNKD - self.said(codes_BKW, left_BNKD.shape[1])
+            each = zip(left_BNKD.unbind(2), told_BNKE[..., -1:].unbind(2), *(settled or self.settled()))
+            return [_nearness(*one) for one in each]
 
     def first(self, told_ME: Tensor) -> Tensor:
         """Logits of the first codebook, before which nothing is said, [M, V]."""
-        vectors, bias = (part[0] for part in self._weights())
-        return _nearness(told_ME[:, :-1].float(), told_ME[:, -1:].float(), vectors, bias)
+        with torch.autocast(told_ME.device.type, enabled=False):
+            told_ME = told_ME.float()
+            return _nearness(told_ME[:, :-1], told_ME[:, -1:], *(part[0] for part in self.settled()))
 
-    def _weights(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        return (self.vectors_VD + self.own).split(self.codebook_sizes), self.bias.split(self.codebook_sizes)
+    def settled(self) -> Settled:
+        """Of each codebook the vectors, half their squares and the bias, as they are now."""
+        weight_VD = self.vectors_VD + self.own
+        halves_V = weight_VD.square().sum(dim=1) / 2
+        return Settled(*(part.split(self.codebook_sizes) for part in (weight_VD, halves_V, self.bias)))
 
     @torch.no_grad()
     def said(self, codes_BKW: Tensor, positions: int) -> Tensor:
@@ -97,16 +117,15 @@ class ResidualHeads(nn.Module):
         other_BPK = (said_BPKD != self.said(placed.codes_BKP, positions)).any(dim=-1)
         left_BPKD = lagging(whole_BND, positions, codebooks=count, delay=self.delay) - said_BPKD
         aimed_BKP = placed.codes_BKP.clone()
-        for k, vectors_VD in enumerate(self.vectors_VD.split(self.codebook_sizes)):
-            known_VD = vectors_VD[: len(vectors_VD) - (self.delay > 0 and count > 1)]  # the last is the pad
-            wrong = other_BPK[..., k] & placed.real_BKP[:, k]
-            aimed_BKP[:, k][wrong] = nearest(left_BPKD[:, :, k][wrong], known_VD)
+        with torch.autocast(heard_BKP.device.type, enabled=False):
+            for k, vectors_VD in enumerate(self.vectors_VD.split(self.codebook_sizes)):
+                wrong = other_BPK[..., k] & placed.real_BKP[:, k]
+                aimed_BKP[:, k][wrong] = nearest(left_BPKD[:, :, k][wrong], vectors_VD[: self.sizes[k]])
         return Placed(aimed_BKP, placed.real_BKP)
 
 
-def _nearness(left_D: Tensor, sure_1: Tensor, vectors_VD: Tensor, bias_V: Tensor) -> Tensor:
+def _nearness(left_D: Tensor, sure_1: Tensor, vectors_VD: Tensor, halves_V: Tensor, bias_V: Tensor) -> Tensor:
     certainty_1 = (sure_1 + DOUBT).exp()
-    halves_V = vectors_VD.square().sum(dim=1) / 2
     return F.linear(left_D * certainty_1, vectors_VD) - certainty_1 * halves_V + bias_V
 
 
@@ -136,6 +155,9 @@ class History:
         self.codes_BPK.scatter_(1, places_BN[..., None].expand(-1, -1, told_BKN.shape[1]), told_BKN.transpose(1, 2))
         index_BW = said_B[:, None] + torch.arange(-self.lag, count, device=said_B.device)
         return index_BW, past(self.codes_BPK, index_BW + 1, nothing=-1).transpose(1, 2)
+
+    def reorder(self, rows_B: Tensor) -> None:
+        self.codes_BPK = self.codes_BPK[rows_B]
 
     def put(self, row: int, other: "History") -> None:
         width = min(self.codes_BPK.shape[1], other.codes_BPK.shape[1])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
 from audiotok.models.enhancement.hearing import CausalEncoder, begin_from_latents, silenced
-from audiotok.models.enhancement.residual_heads import History, ResidualHeads, lagging, past
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled, lagging, past
 from audiotok.nn.transformer import Transformer
 from audiotok.tokenizers.codec import Codec
 
@@ -68,7 +68,7 @@ class Transducer(nn.Module):
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, num_frames: int) -> Tensor:
         """What the encoder has heard at each position of so many frames, [B, P, D]."""
-        return self.encoder(silenced(noisy_BT, lengths_B), num_frames + self.codes.lag)
+        return self.encoder(silenced(noisy_BT, lengths_B), self.codes.ends(lengths_B), num_frames + self.codes.lag)
 
     @torch.inference_mode()
     def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "TransducerStep":
@@ -92,21 +92,21 @@ class Joiner(nn.Module):
         super().__init__()
         heard = encoder.width
         self.delay, self.count = codes.layout.step, len(codes.codebook_sizes)
-        self.heads = ResidualHeads(codes.codebook_sizes, codes.latents, delay=self.delay, dim=joint)
+        self.heads = ResidualHeads(codes.spec.codebook_sizes, codes.added, delay=self.delay, dim=joint)
         self.guess = nn.Linear(heard, self.heads.outputs, bias=False)
-        begin_from_latents(self.guess.weight[: self.heads.dim], encoder.frames)
+        begin_from_latents(self.guess, encoder.frames, dim=self.heads.dim)
         self.heard = nn.Linear(heard, self.count * joint)
         self.predicted = nn.Linear(predicted, self.count * joint, bias=False)
-        self.leave_KJE = nn.Parameter(torch.randn(self.count, joint, self.heads.outputs) * 0.1 * joint**-0.5)
+        self.leave_KJE = nn.Parameter(torch.zeros(self.count, joint, self.heads.outputs))
         self.leave_KE = nn.Parameter(torch.zeros(self.count, self.heads.outputs))
 
-    def forward(self, heard_BWD: Tensor, predicted_BND: Tensor, codes_BKW: Tensor) -> Logits:
+    def forward(self, heard_BWD: Tensor, predicted_BND: Tensor, codes_BKW: Tensor, settled: Settled | None = None) -> Logits:
         """Logits of each codebook at N positions, [B, N, V_k]. What was heard and said is of W >= N positions up to the last of them."""
         positions = predicted_BND.shape[1]
         guess_BNKE = lagging(self.guess(heard_BWD), positions, codebooks=self.count, delay=self.delay)
         joint_BNJ = torch.tanh(self.heard(heard_BWD[:, heard_BWD.shape[1] - positions :]) + self.predicted(predicted_BND))
         added_BNKE = torch.einsum("bnkj,kje->bnke", joint_BNJ.unflatten(-1, (self.count, -1)), self.leave_KJE) + self.leave_KE
-        return self.heads(guess_BNKE.float() + added_BNKE.float(), codes_BKW)
+        return self.heads(guess_BNKE.float() + added_BNKE.float(), codes_BKW, settled)
 
     def first(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Logits of the first codebook at each of the `nodes` (row, frame heard, position predicted), [nodes, V]."""
@@ -128,7 +128,7 @@ class TransducerStep:
         self.history = History(model.codes, len(heard_BPD), positions=positions, device=heard_BPD.device)
         self.cache = model.prediction.cache(len(heard_BPD), positions=positions)
         with torch.no_grad():
-            self._codes_VD = model.codes.codes()
+            self._codes_VD, self._settled = model.codes.codes(), model.joiner.heads.settled()
 
     @torch.inference_mode()
     def __call__(self, heard_BKN: Tensor) -> Logits:
@@ -137,7 +137,7 @@ class TransducerStep:
         recent_BW, codes_BKW = self.history(heard_BKN, self.said_B)
         self.said_B = self.said_B + heard_BKN.shape[2]
         heard_BWD = past(self.heard_BPD, recent_BW, nothing=0)
-        return self.model.joiner(heard_BWD, self.model.prediction(inputs_BND, cache=self.cache), codes_BKW)
+        return self.model.joiner(heard_BWD, self.model.prediction(inputs_BND, cache=self.cache), codes_BKW, self._settled)
 
     @torch.inference_mode()
     def hear(self, heard_BND: Tensor, *, first: int) -> None:
@@ -162,5 +162,5 @@ class TransducerStep:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
         self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
         self.cache.lengths_B = self.cache.lengths_B[rows_B]
-        self.history.codes_BPK = self.history.codes_BPK[rows_B]
+        self.history.reorder(rows_B)
         self.said_B, self.heard_BPD = self.said_B[rows_B], self.heard_BPD[rows_B]
