@@ -199,7 +199,7 @@ def _of_training(found: Mapping[str, Any], memory: float, hours: float) -> list[
     each = (runs[1]["peak_mib"] - runs[0]["peak_mib"]) * MIB / (runs[1]["rows"] - runs[0]["rows"])
     if each <= 0:
         return []
-    done = "nothing yet: alignments and what the store says of a row are held as objects"
+    done = "arrays and an index; codes and alignments are read when they are asked for"
     return [Limit("memory of `train`", memory / each * hours, f"{each:,.0f} bytes an utterance", done)]
 
 
