@@ -31,7 +31,7 @@ class Enhancer(Protocol):
 class Speaking:
     """An enhancer that says codes one position after another, drawn by `sampler` or, where `beams` is given, searched for."""
 
-    model: Any  # Transducer or DecoderOnly
+    model: Any  # Transducer, LatticeTransducer or DecoderOnly
     sampler: Sampler
     beams: int | None
     seed: int

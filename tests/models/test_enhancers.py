@@ -89,7 +89,7 @@ def test_a_step_that_was_rewound_or_put_or_reordered_goes_on_as_if_it_had_never_
 
 @pytest.mark.parametrize("look_ahead", [0, 2])
 def test_a_frame_hears_its_look_ahead_and_nothing_later(look_ahead, wav_16k):
-    ears = encoder(look_ahead=look_ahead)(hop=320).eval()
+    ears = encoder(look_ahead=look_ahead)(hop=320, sample_rate=16000).eval()
     wav_1T, frame = wav_16k[None, 8000 : 8000 + 6400].clone(), 7
     ends = (frame + 1) * 320 + ears.look_ahead_samples
     before = ears(wav_1T, torch.tensor([6400]), 20)
@@ -176,7 +176,7 @@ def test_a_transducer_says_the_codes_of_clean_speech_before_it_has_learnt_anythi
 
 
 def test_what_a_codecs_ear_hears_of_a_row_does_not_depend_on_its_company(wav_16k):
-    ears = encoder(ear=CodecEar(codec(wav_16k)), look_ahead=0)(hop=320).eval()
+    ears = encoder(ear=CodecEar(codec(wav_16k)), look_ahead=0)(hop=320, sample_rate=16000).eval()
     wav_BT, ends = wav_16k[8000 : 8000 + 12800].view(2, 6400), torch.tensor([6400, 3200])
     together_BND = ears(wav_BT, ends, 22)
     for row, end in enumerate(ends.tolist()):
@@ -186,15 +186,17 @@ def test_what_a_codecs_ear_hears_of_a_row_does_not_depend_on_its_company(wav_16k
 
 def test_an_ear_that_hears_ahead_is_given_no_more_of_it(wav_16k):
     with pytest.raises(ValueError, match="0 with a codec's ear"):
-        encoder(ear=CodecEar(codec(wav_16k)), look_ahead=1)(hop=320)
+        encoder(ear=CodecEar(codec(wav_16k)), look_ahead=1)(hop=320, sample_rate=16000)
 
 
 def test_settings_that_do_not_fit_are_refused(wav_16k):
     some = codec(wav_16k)
     with pytest.raises(ValueError, match="choose a divisor"):
-        Frames(Spectra(mel()), 240)
+        Frames(Spectra(mel()), 240, sample_rate=16000)
+    with pytest.raises(ValueError, match="an ear of that rate"):
+        Frames(Spectra(mel()), 480, sample_rate=24000)
     with pytest.raises(ValueError, match="look_ahead"):
-        encoder(look_ahead=-1)(hop=320)
+        encoder(look_ahead=-1)(hop=320, sample_rate=16000)
     with pytest.raises(ValueError, match="hop at most half"):
         ComplexMask(some, n_fft=512, hop=300, loudest=2.0, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
     with pytest.raises(ValueError, match="residual codebooks"):

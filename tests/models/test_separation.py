@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_differences(kind, two, wav_16k):
 
 
 def test_an_enhancers_own_weights_keep_their_names(wav_16k):
-    """So that a separator can begin from them, and what was trained before there were separators is read as it was."""
+    """So that a separator can begin from them."""
     for kind, own in (("tokens", "tell.weight"), ("mask", "leave.weight")):
         names = set(separator(kind, codec(wav_16k)).state_dict())
         assert f"enhancer.{own}" in names and {"others.0.weight", "others.0.bias"} <= names

@@ -22,7 +22,7 @@ class ConformerEnhancer(nn.Module):
     ) -> None:
         super().__init__()
         self.codec = codec
-        self.frames = Frames(ear, int(codec.spec.hop))
+        self.frames = Frames(ear, int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.enter = nn.Linear(self.frames.width, width)
         # A group norm: what a batch norm knows of silence past the ends would be learnt of the padding.
         self.conformer = Conformer(width, heads, feed_forward, layers, kernel, dropout=dropout, use_group_norm=True)

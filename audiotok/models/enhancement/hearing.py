@@ -20,6 +20,7 @@ from audiotok.tokenizers.mel import LogMel
 class Ear(Protocol):
     """Samples to vectors, one for each `hop` of them. Calling it gives heard_BNS of ceil(T / hop)."""
 
+    sample_rate: int
     hop: int
     width: int
     reach: Reach
@@ -32,7 +33,7 @@ class Spectra(nn.Module):
 
     def __init__(self, mel: LogMel) -> None:
         super().__init__()
-        self.mel, self.hop, self.width, self.reach = mel, mel.hop, mel.num_mels, mel.reach
+        self.mel, self.sample_rate, self.hop, self.width, self.reach = mel, mel.sample_rate, mel.hop, mel.num_mels, mel.reach
 
     def forward(self, wav_BT: Tensor) -> Tensor:
         """log_mel_BNM."""
@@ -51,7 +52,8 @@ class CodecEar(nn.Module):
     def __init__(self, codec: Codec) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(codec.network.encoder).requires_grad_(True)
-        self.hop, self.width, self.reach = self.encoder.hop, int(self.encoder.settings["dim"]), self.encoder.reach
+        self.sample_rate, self.hop = codec.spec.sample_rate, self.encoder.hop
+        self.width, self.reach = int(self.encoder.settings["dim"]), self.encoder.reach
         self.register_buffer("unit", unit(codec))
 
     def forward(self, wav_BT: Tensor) -> Tensor:
@@ -62,8 +64,10 @@ class CodecEar(nn.Module):
 class Frames(nn.Module):
     """What an ear hears, as many vectors side by side as make up a frame of `hop` samples."""
 
-    def __init__(self, ear: Ear, hop: int) -> None:
+    def __init__(self, ear: Ear, hop: int, *, sample_rate: int) -> None:
         super().__init__()
+        if ear.sample_rate != sample_rate:
+            raise ValueError(f"ear: it hears {ear.sample_rate} Hz, and the codec speaks at {sample_rate} Hz; choose an ear of that rate")
         if hop % ear.hop:
             raise ValueError(f"ear: it hears every {ear.hop} samples, which do not divide a frame of {hop}; choose a divisor")
         self.ear, self.hop, self.width = ear, hop, hop // ear.hop * ear.width
@@ -104,12 +108,22 @@ class CausalEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, hop: int, ear: Ear, look_ahead: int, width: int, layers: int, heads: int, feed_forward: int, dropout: float
+        self,
+        *,
+        hop: int,
+        sample_rate: int,
+        ear: Ear,
+        look_ahead: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         if look_ahead < 0 or (look_ahead and isinstance(ear, CodecEar)):
             raise ValueError(f"encoder.look_ahead is 0 frames or more, and 0 with a codec's ear, which hears ahead; got {look_ahead}")
-        self.frames, self.look_ahead = Frames(ear, hop), look_ahead
+        self.frames, self.look_ahead = Frames(ear, hop, sample_rate=sample_rate), look_ahead
         self.width = self.frames.latents + width
         self.enter = nn.Linear(self.frames.width, width)
         self.dropout = nn.Dropout(dropout)

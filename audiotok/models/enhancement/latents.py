@@ -27,7 +27,7 @@ class LatentRegressor(nn.Module):
                 f"enhancer: a codec with {type(quantiser).__name__} does not decode its latents; choose one with residual codebooks"
             )
         self.codec = codec
-        self.encoder = encoder(hop=int(codec.spec.hop))
+        self.encoder = encoder(hop=int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])
         begin_from_latents(self.leave, self.encoder.frames, dim=self.leave.out_features)
         self.register_buffer("unit", unit(codec))

@@ -70,7 +70,7 @@ class LatticeTransducer(nn.Module):
         if stride < 1 or (band is not None and band < 0):
             raise ValueError(f"enhancer.stride is 1 frame or more, enhancer.band 0 positions or more, or null; got {stride} and {band}")
         self.codec, self.stride, self.band = codec, stride, band
-        self.encoder = encoder(hop=stride * int(codec.spec.hop))
+        self.encoder = encoder(hop=stride * int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
             codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
         )

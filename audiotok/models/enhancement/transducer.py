@@ -45,7 +45,7 @@ class Transducer(nn.Module):
     ) -> None:
         super().__init__()
         self.codec = codec
-        self.encoder = encoder(hop=int(codec.spec.hop))
+        self.encoder = encoder(hop=int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
             codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
         )
