@@ -21,6 +21,8 @@ import torch
 Work = Callable[[Any], Any]  # of one task
 
 GOODBYE = 5.0  # seconds
+READY, BEGUN = b"ready", b"begun"  # what a process says besides results: that it waits for tasks, that it has taken one
+UNBEGUN = object()  # in place of the result of a task that was sent to a process which ended before it took it
 OVERDUE = "no end within the time that a task is given"
 
 
@@ -38,7 +40,8 @@ class _Process:
     connection: Connection
     ready: bool = False
     proven: bool = False  # it has done a task
-    task: tuple[Any] | None = None  # what it is at
+    task: tuple[Any] | None = None  # what it is at, or was sent
+    begun: bool = False  # it has taken that
     until: float = float("inf")
 
 
@@ -56,9 +59,12 @@ def in_processes(make: Callable[[], Work], tasks: Sequence[Any], *, num: int, se
             for place, one in enumerate(processes):
                 for result in _told(one):
                     assert one.task is not None, "of nothing else is there a result"
-                    yield one.task[0], result
+                    if result is UNBEGUN:
+                        waiting.appendleft(one.task[0])
+                    else:
+                        yield one.task[0], result
                     one.task, one.until = None, float("inf")
-                    if isinstance(result, Lost) and waiting:
+                    if (result is UNBEGUN or isinstance(result, Lost)) and waiting:
                         processes[place] = one = _started(make)
                 if one.ready and one.task is None and waiting:
                     if _given(one, waiting[0], seconds):
@@ -96,16 +102,15 @@ def _ended(processes: Sequence[_Process]) -> None:
 
 
 def _given(one: _Process, task: Any, seconds: float) -> bool:
-    """Whether a process has taken a task; not where it has ended since its last one, of which this task is not guilty."""
+    """Whether a task could be sent to a process; not where that has ended since its last one, of which this task is not guilty."""
     # plain pickle: multiprocessing's own would pass tensors as file descriptors that die with their process
     content = pickle.dumps(task)
     try:
         one.connection.send_bytes(content)
     except (BrokenPipeError, ConnectionResetError):
-        if not one.proven:
-            raise ValueError(_could_not_begin(_how_it_ended(one))) from None
+        _refuse_unproven(one)
         return False
-    one.task, one.until = (task,), monotonic() + seconds
+    one.task, one.begun, one.until = (task,), False, monotonic() + seconds
     return True
 
 
@@ -114,21 +119,30 @@ def _told(one: _Process) -> list[Any | Lost]:
     if one.task is None and one.ready:
         return []
     try:
-        told = [one.connection.recv_bytes()] if one.connection.poll() else []
+        said = one.connection.recv_bytes() if one.connection.poll() else None
     except (EOFError, OSError):  # between two messages, or in the middle of one
-        how = _how_it_ended(one)
-        if not one.ready:
-            raise ValueError(_could_not_begin(how)) from None
-        return [Lost("died", how)]
-    if told and one.ready:
+        if one.task is None or not one.begun:
+            _refuse_unproven(one)
+            return [UNBEGUN]
+        return [Lost("died", _how_it_ended(one))]
+    if said == READY:
+        one.ready = True
+    elif said == BEGUN:
+        one.begun = True
+    elif said is not None:
         one.proven = True
-        return [pickle.loads(content) for content in told]  # noqa: S301, our own process
-    one.ready = one.ready or bool(told)
+        return [pickle.loads(said)]  # noqa: S301, our own process
     if monotonic() > one.until:
         one.process.kill()
         one.process.join()
         return [Lost("timed_out", OVERDUE)]
     return []
+
+
+def _refuse_unproven(one: _Process) -> None:
+    """Raise ValueError where a process has ended that has done nothing yet."""
+    if not one.proven:
+        raise ValueError(f"a process of the grid could not begin: {_how_it_ended(one)}; its error stands above")
 
 
 def _how_it_ended(one: _Process) -> str:
@@ -137,19 +151,17 @@ def _how_it_ended(one: _Process) -> str:
     return f"its process {'was killed by signal' if code < 0 else 'ended with exit code'} {abs(code)}"
 
 
-def _could_not_begin(how: str) -> str:
-    return f"a process of the grid could not begin: {how}; its error stands above"
-
-
 def _serve(make: Callable[[], Work], tasks: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     work = make()
     try:
-        tasks.send_bytes(pickle.dumps(True))
+        tasks.send_bytes(READY)
         while True:
-            task = pickle.loads(tasks.recv_bytes())  # noqa: S301, our own process
+            content = tasks.recv_bytes()
+            tasks.send_bytes(BEGUN)
+            task = pickle.loads(content)  # noqa: S301, our own process
             tasks.send_bytes(pickle.dumps(work(task)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
