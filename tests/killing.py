@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -111,11 +112,14 @@ class Forked:
 
 
 def start(words: Sequence[str], root: Path, *, disturb: Disturb | None = None, errors: str = "stderr.txt") -> Forked:
-    """The stage on an exp_root, its errors in a file beside that."""
+    """The stage on an exp_root, begun, its errors in a file beside that."""
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=([*words, f"exp_root={root}"], root.parent / errors, disturb, root))
+    begun, begins = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=([*words, f"exp_root={root}"], root.parent / errors, disturb, root, begins))
     process.start()
+    begins.close()
+    begun.recv()  # until then it could not be killed with its children
     return Forked(process)
 
 
@@ -125,8 +129,10 @@ def ended_well(words: Sequence[str], root: Path) -> None:
         raise RuntimeError((root.parent / "stderr.txt").read_text(errors="replace")[-3000:])
 
 
-def _run(words: list[str], errors: Path, disturb: Disturb | None, root: Path) -> None:
+def _run(words: list[str], errors: Path, disturb: Disturb | None, root: Path, begins: Connection) -> None:
     os.setsid()  # so that a kill takes the children too
+    begins.send(None)
+    begins.close()
     sys.stdout, sys.stderr = open(os.devnull, "w"), open(errors, "w")  # noqa: SIM115, until the end of the process
     if disturb is not None:
         disturb(root)
