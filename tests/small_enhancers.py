@@ -35,12 +35,21 @@ def encoder(**changes: Any) -> Any:
 
 
 def transducer(some: Codec, **changes: Any) -> Transducer:
-    own = {"delay": 1, "from_vectors": True, "joint": 16, "replace_codes": 0.05, "own_history": 0.3}
+    own = {"delay": 1, "from_vectors": True, "joint": 16, "replace_codes": 0.05, "own_history": 0.3, "regression": 0.5}
     return Transducer(some, **{"encoder": encoder(), **BLOCKS, **own} | changes)
 
 
 def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
-    own = {"stride": 2, "band": 3.0, "delay": 1, "from_vectors": True, "joint": 16, "replace_codes": 0.05, "own_history": 0.3}
+    own = {
+        "stride": 2,
+        "band": 3.0,
+        "delay": 1,
+        "from_vectors": True,
+        "joint": 16,
+        "replace_codes": 0.05,
+        "own_history": 0.3,
+        "regression": 0.5,
+    }
     return LatticeTransducer(some, **{"encoder": encoder(look_ahead=1), **BLOCKS, **own} | changes)
 
 
@@ -51,8 +60,10 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         "transducer": lambda: transducer(some),
         "transducer_by_ear": lambda: transducer(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
         "lattice": lambda: lattice(some),
-        "decoder_only": lambda: DecoderOnly(some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, **BLOCKS),
-        "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, **BLOCKS),
+        "decoder_only": lambda: DecoderOnly(
+            some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, regression=0.5, **BLOCKS
+        ),
+        "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, **BLOCKS),
         "latents": lambda: LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
         "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, **BLOCKS),
     }
@@ -63,7 +74,9 @@ def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
     """Of "tokens" or "mask"."""
     torch.manual_seed(0)
     if kind == "tokens":
-        return TokenSeparator(some, enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, **BLOCKS), voices=voices)
+        return TokenSeparator(
+            some, enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, **BLOCKS), voices=voices
+        )
     return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, **BLOCKS), voices=voices)
 
 

@@ -18,10 +18,20 @@ class ConformerEnhancer(nn.Module):
     """What an ear hears, through a Conformer (arXiv 2005.08100), a guess at what each codebook adds, each frame hearing all of it."""
 
     def __init__(
-        self, codec: Codec, *, ear: Ear, width: int, layers: int, heads: int, feed_forward: int, kernel: int, dropout: float
+        self,
+        codec: Codec,
+        *,
+        ear: Ear,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        kernel: int,
+        dropout: float,
+        regression: float,
     ) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec, self.regression = codec, regression
         self.frames = Frames(ear, int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.enter = nn.Linear(self.frames.width, width)
         # A group norm: what a batch norm knows of silence past the ends would be learnt of the padding.
@@ -31,19 +41,22 @@ class ConformerEnhancer(nn.Module):
         begin_from_latents(self.tell, self.frames, dim=self.heads.dim)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per code of the clean speech."""
+        """Nats per code of the clean speech, and `regression` times what the guesses miss (`ResidualHeads.miss`)."""
         codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
         real_BN = torch.arange(codes_BKN.shape[2], device=frames_B.device) < frames_B[:, None]
-        logits = self.logits(silenced(batch.noisy_BT, batch.lengths_B), frames_B)
-        return cross_entropy(logits, codes_BKN, real_BN[:, None].expand_as(codes_BKN))
+        real_BKN = real_BN[:, None].expand_as(codes_BKN)
+        told_BNKE = self.told(self.hear(silenced(batch.noisy_BT, batch.lengths_B), frames_B), self.tell)
+        nats, values = cross_entropy(self.heads(told_BNKE, None), codes_BKN, real_BKN)
+        missed = self.heads.miss(told_BNKE, self.heads.left(codes_BKN), real_BKN)
+        return nats + self.regression * missed, values | {"nats": nats.detach(), "missed": missed.detach()}
 
     def logits(self, wav_BT: Tensor, frames_B: Tensor) -> Logits:
         """Of each codebook, [B, N, V_k]."""
-        return self.said_of(self.hear(wav_BT, frames_B), self.tell)
+        return self.heads(self.told(self.hear(wav_BT, frames_B), self.tell), None)
 
-    def said_of(self, hidden_BND: Tensor, tell: nn.Linear) -> Logits:
-        """Logits of the codes that `tell` says of the frames: of what is left over by codebooks before, of which it is told nothing."""
-        return self.heads(tell(hidden_BND).unflatten(-1, (len(self.heads.codebook_sizes), -1)), None)
+    def told(self, hidden_BND: Tensor, tell: nn.Linear) -> Tensor:
+        """told_BNKE, of which the heads choose: of what the codebooks before leave over, of which `tell` is told nothing."""
+        return tell(hidden_BND).unflatten(-1, (len(self.heads.codebook_sizes), -1))
 
     def hear(self, wav_BT: Tensor, frames_B: Tensor) -> Tensor:
         """hidden_BND of each frame, of which the codes are said."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from audiotok.data.noisy import NoisyBatch
-from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, encoded
 from audiotok.models.enhancement.hearing import silenced
-from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled, said_and_guessed
 from audiotok.nn.ragged import follow
 from audiotok.nn.transformer import Transformer
 from audiotok.nn.vocabulary import embedded, vocabulary
@@ -39,9 +39,10 @@ class DecoderOnly(nn.Module):
         dropout: float,
         replace_codes: float,
         own_history: float,
+        regression: float,
     ) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec, self.regression = codec, regression
         self.codes = CleanCodes(
             codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
         )
@@ -54,18 +55,16 @@ class DecoderOnly(nn.Module):
         self.register_buffer("offsets_K", torch.tensor(codec.spec.vocabulary_offsets), persistent=False)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per code of the clean speech."""
+        """Nats per code of the clean speech, and `regression` times what the guesses miss (`ResidualHeads.miss`)."""
         codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
         placed = self.codes.placed(codes_BKN, frames_B)
         prompt_BND, prompts_B = self.prompt(batch.noisy_BT, batch.lengths_B)
 
-        def foretell(codes_BKP: Tensor) -> Logits:
-            hidden_BPD = follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP)))
-            return self.logits(hidden_BPD, codes_BKP)
+        def told(codes_BKP: Tensor) -> Tensor:
+            return self.told(follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP))))
 
-        history_BKP = self.codes.heard(placed, foretell)
-        aimed = self.heads.aimed(placed, history_BKP)
-        return cross_entropy(foretell(history_BKP), aimed.codes_BKP, aimed.real_BKP)
+        history_BKP = self.codes.heard(placed, lambda codes_BKP: self.heads(told(codes_BKP), codes_BKP))
+        return said_and_guessed(self.heads, told(history_BKP), placed, history_BKP, regression=self.regression)
 
     def prompt(self, noisy_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(hidden_BND, frames_B) of the noisy codes."""
@@ -74,7 +73,11 @@ class DecoderOnly(nn.Module):
 
     def logits(self, hidden_BND: Tensor, codes_BKW: Tensor, settled: Settled | None = None) -> Logits:
         """Of each codebook, [B, N, V_k]; what was said is of W >= N positions up to the last of them."""
-        return self.heads(self.tell(hidden_BND).unflatten(-1, (len(self.codes.codebook_sizes), -1)), codes_BKW, settled)
+        return self.heads(self.told(hidden_BND), codes_BKW, settled)
+
+    def told(self, hidden_BND: Tensor) -> Tensor:
+        """told_BNKE, of which the heads choose."""
+        return self.tell(hidden_BND).unflatten(-1, (len(self.codes.codebook_sizes), -1))
 
     @torch.inference_mode()
     def begin(self, noisy_BT: Tensor, lengths_B: Tensor, *, positions: int) -> "DecoderOnlyStep":

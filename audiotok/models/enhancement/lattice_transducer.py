@@ -64,12 +64,13 @@ class LatticeTransducer(nn.Module):
         joint: int,
         replace_codes: float,
         own_history: float,
+        regression: float,
     ) -> None:
         """Raises ValueError for a stride or a band that is none."""
         super().__init__()
         if stride < 1 or (band is not None and band < 0):
             raise ValueError(f"enhancer.stride is 1 frame or more, enhancer.band 0 positions or more, or null; got {stride} and {band}")
-        self.codec, self.stride, self.band = codec, stride, band
+        self.codec, self.stride, self.band, self.regression = codec, stride, band, regression
         self.encoder = encoder(hop=stride * int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
             codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
@@ -80,25 +81,26 @@ class LatticeTransducer(nn.Module):
         self.going_on = Coin(heard=self.encoder.width, predicted=width, joint=joint)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per code of the clean speech, blanks and all."""
+        """Nats per code of the clean speech, blanks and all, and `regression` times what the guesses miss."""
         codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
         placed = self.codes.placed(codes_BKN, frames_B)
         targets_B = frames_B + self.codes.lag
         heard_BND = self.hear(batch.noisy_BT, batch.lengths_B, int(targets_B.max()))
 
-        def foretell(codes_BKP: Tensor) -> Logits:
+        def foretell(codes_BKP: Tensor) -> Logits:  # along the diagonal
             return self.joiner(self._on_diagonal(heard_BND, codes_BKP.shape[2]), self.predict(codes_BKP)[:, :-1], codes_BKP)
 
         history_BKP = self.codes.heard(placed, foretell)
         predicted_BPD = self.predict(history_BKP)
         lattice = self.lattice(heard_BND, predicted_BPD, placed, targets_B)
         all_BNU, path_BP = _nats(lattice), self._path(lattice)
-        logits = self.joiner(take(heard_BND, path_BP), predicted_BPD[:, :-1], history_BKP)
-        aimed = self.joiner.heads.aimed(placed, history_BKP)
+        heads, told_BPKE = self.joiner.heads, self.joiner.told(take(heard_BND, path_BP), predicted_BPD[:, :-1])
+        logits, aimed = heads(told_BPKE, history_BKP), heads.aimed(placed, history_BKP)
         _, values = cross_entropy(logits, aimed.codes_BKP, aimed.real_BKP)
         rest, codes = _rest(logits, aimed), placed.real_BKP.sum()
-        first = all_BNU.sum() / placed.real_BKP[:, 0].sum()
-        return (all_BNU.sum() + rest) / codes, values | {"first": first.detach()}
+        first, missed = all_BNU.sum() / placed.real_BKP[:, 0].sum(), heads.miss(told_BPKE, heads.whole(placed), placed.real_BKP)
+        nats = (all_BNU.sum() + rest) / codes
+        return nats + self.regression * missed, values | {"first": first.detach(), "nats": nats.detach(), "missed": missed.detach()}
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, positions: int) -> Tensor:
         """heard_BND of the encoder's frames that stand for so many positions."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, Placed
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, Placed, cross_entropy
 from audiotok.nn.ragged import take
 from audiotok.nn.vocabulary import embedded
 from audiotok.tokenizers.quantisers import nearest
@@ -108,20 +108,46 @@ class ResidualHeads(nn.Module):
         """
         if heard_BKP is placed.codes_BKP:
             return placed
-        codes_BKP = placed.codes_BKP.masked_fill(~placed.real_BKP, -1)
-        count, positions = codes_BKP.shape[1:]
-        padded_BKP = F.pad(codes_BKP, (0, self.delay * (count - 1)), value=-1)
-        frames_BKN = torch.stack([padded_BKP[:, k, self.delay * k : self.delay * k + positions] for k in range(count)], dim=1)
-        whole_BND = embedded(frames_BKN, self.vectors_VD, self.offsets_K)
-        said_BPKD = self.said(heard_BKP, positions)
-        other_BPK = (said_BPKD != self.said(placed.codes_BKP, positions)).any(dim=-1)
-        left_BPKD = lagging(whole_BND, positions, codebooks=count, delay=self.delay) - said_BPKD
+        said_BPKD = self.said(heard_BKP, heard_BKP.shape[2])
+        other_BPK = (said_BPKD != self.said(placed.codes_BKP, heard_BKP.shape[2])).any(dim=-1)
+        left_BPKD = self.whole(placed) - said_BPKD
         aimed_BKP = placed.codes_BKP.clone()
         with torch.autocast(heard_BKP.device.type, enabled=False):
             for k, vectors_VD in enumerate(self.vectors_VD.split(self.codebook_sizes)):
                 wrong = other_BPK[..., k] & placed.real_BKP[:, k]
                 aimed_BKP[:, k][wrong] = nearest(left_BPKD[:, :, k][wrong], vectors_VD[: self.sizes[k]])
         return Placed(aimed_BKP, placed.real_BKP)
+
+    @torch.no_grad()
+    def whole(self, placed: Placed) -> Tensor:
+        """whole_BPKD: of the frame whose codebook k stands at a position, the sum of all its true codes."""
+        codes_BKP = placed.codes_BKP.masked_fill(~placed.real_BKP, -1)
+        count, positions = codes_BKP.shape[1:]
+        padded_BKP = F.pad(codes_BKP, (0, self.delay * (count - 1)), value=-1)
+        frames_BKN = torch.stack([padded_BKP[:, k, self.delay * k : self.delay * k + positions] for k in range(count)], dim=1)
+        whole_BND = embedded(frames_BKN, self.vectors_VD, self.offsets_K)
+        return lagging(whole_BND, positions, codebooks=count, delay=self.delay)
+
+    @torch.no_grad()
+    def left(self, codes_BKN: Tensor) -> Tensor:
+        """left_BNKD: what the true codes before each codebook leave over of the sum of a frame's codes."""
+        each_BKND = self.vectors_VD[codes_BKN.clamp_min(0) + self.offsets_K[:, None]]
+        return each_BKND.flip(1).cumsum(dim=1).flip(1).transpose(1, 2)
+
+    def miss(self, told_BPKE: Tensor, wanted_BPKD: Tensor, real_BKP: Tensor) -> Tensor:
+        """By how much the guesses miss what is wanted, in nats a code: of a normal law of deviation 1, the unit of all vectors."""
+        missed_BKP = (told_BPKE[..., :-1].float() - wanted_BPKD).square().sum(dim=-1).transpose(1, 2) / 2
+        return missed_BKP.where(real_BKP, 0).sum() / real_BKP.sum().clamp_min(1)
+
+
+def said_and_guessed(
+    heads: ResidualHeads, told_BPKE: Tensor, placed: Placed, history_BKP: Tensor, *, regression: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(the loss after a history, its values): nats per code, and `regression` times what the guesses miss."""
+    aimed = heads.aimed(placed, history_BKP)
+    nats, values = cross_entropy(heads(told_BPKE, history_BKP), aimed.codes_BKP, aimed.real_BKP)
+    missed = heads.miss(told_BPKE, heads.whole(placed), placed.real_BKP)
+    return nats + regression * missed, values | {"nats": nats.detach(), "missed": missed.detach()}
 
 
 def _nearness(left_D: Tensor, sure_1: Tensor, vectors_VD: Tensor, halves_V: Tensor, bias_V: Tensor) -> Tensor:

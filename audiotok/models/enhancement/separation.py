@@ -46,7 +46,7 @@ class TokenSeparator(nn.Module):
     def logits(self, wav_BT: Tensor, frames_B: Tensor) -> list[Logits]:
         """Of each voice, and of each codebook in it, [B, N, V_k]."""
         hidden_BND = self.enhancer.hear(wav_BT, frames_B)
-        return [self.enhancer.said_of(hidden_BND, tell) for tell in (self.enhancer.tell, *self.others)]
+        return [self.enhancer.heads(self.enhancer.told(hidden_BND, tell), None) for tell in (self.enhancer.tell, *self.others)]
 
     @torch.inference_mode()
     def separate(self, mixed_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiotok.data.noisy import NoisyBatch
-from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, cross_entropy, encoded
+from audiotok.models.enhancement.clean_codes import CleanCodes, Logits, encoded
 from audiotok.models.enhancement.hearing import CausalEncoder, begin_from_latents, silenced
-from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled, lagging, past
+from audiotok.models.enhancement.residual_heads import History, ResidualHeads, Settled, lagging, past, said_and_guessed
 from audiotok.nn.transformer import Transformer
 from audiotok.tokenizers.codec import Codec
 
@@ -42,9 +42,10 @@ class Transducer(nn.Module):
         joint: int,
         replace_codes: float,
         own_history: float,
+        regression: float,
     ) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec, self.regression = codec, regression
         self.encoder = encoder(hop=int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
             codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
@@ -54,17 +55,17 @@ class Transducer(nn.Module):
         self.joiner = Joiner(self.codes, self.encoder, predicted=width, joint=joint)
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Nats per code of the clean speech."""
+        """Nats per code of the clean speech, and `regression` times what the guesses miss (`ResidualHeads.miss`)."""
         codes_BKN, frames_B = encoded(self.codec, batch.clean_BT, batch.lengths_B)
         placed = self.codes.placed(codes_BKN, frames_B)
         heard_BPD = self.hear(batch.noisy_BT, batch.lengths_B, codes_BKN.shape[2])
 
-        def foretell(codes_BKP: Tensor) -> Logits:
-            return self.joiner(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))), codes_BKP)
+        def told(codes_BKP: Tensor) -> Tensor:
+            return self.joiner.told(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))))
 
-        history_BKP = self.codes.heard(placed, foretell)
-        aimed = self.joiner.heads.aimed(placed, history_BKP)
-        return cross_entropy(foretell(history_BKP), aimed.codes_BKP, aimed.real_BKP)
+        heads = self.joiner.heads
+        history_BKP = self.codes.heard(placed, lambda codes_BKP: heads(told(codes_BKP), codes_BKP))
+        return said_and_guessed(heads, told(history_BKP), placed, history_BKP, regression=self.regression)
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, num_frames: int) -> Tensor:
         """What the encoder has heard at each position of so many frames, [B, P, D]."""
@@ -102,11 +103,15 @@ class Joiner(nn.Module):
 
     def forward(self, heard_BWD: Tensor, predicted_BND: Tensor, codes_BKW: Tensor, settled: Settled | None = None) -> Logits:
         """Logits of each codebook at N positions, [B, N, V_k]. What was heard and said is of W >= N positions up to the last of them."""
+        return self.heads(self.told(heard_BWD, predicted_BND), codes_BKW, settled)
+
+    def told(self, heard_BWD: Tensor, predicted_BND: Tensor) -> Tensor:
+        """told_BNKE, of which the heads choose."""
         positions = predicted_BND.shape[1]
         guess_BNKE = lagging(self.guess(heard_BWD), positions, codebooks=self.count, delay=self.delay)
         joint_BNJ = torch.tanh(self.heard(heard_BWD[:, heard_BWD.shape[1] - positions :]) + self.predicted(predicted_BND))
         added_BNKE = torch.einsum("bnkj,kje->bnke", joint_BNJ.unflatten(-1, (self.count, -1)), self.leave_KJE) + self.leave_KE
-        return self.heads(guess_BNKE.float() + added_BNKE.float(), codes_BKW, settled)
+        return guess_BNKE.float() + added_BNKE.float()
 
     def first(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Logits of the first codebook at each of the `nodes` (row, frame heard, position predicted), [nodes, V]."""
