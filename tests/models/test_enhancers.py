@@ -211,4 +211,5 @@ def test_settings_that_do_not_fit_are_refused(wav_16k):
             heads=2,
             feed_forward=8,
             dropout=0.0,
+            regression=0.0,
         )

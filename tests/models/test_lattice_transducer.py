@@ -92,7 +92,7 @@ def test_at_equal_rates_and_without_a_band_one_path_is_left_and_its_codes_cost_w
     torch.testing.assert_close(values["first"] * placed.real_BKP[:, 0].sum(), -codes_alone)
     assert float(total.detach()) < float(codes_alone.detach())  # coins are paid for besides
     others = sum(logits[k][b, n].log_softmax(-1)[placed.codes_BKP[b, k, n]] for b, k, n in placed.real_BKP.nonzero().tolist() if k > 0)
-    torch.testing.assert_close(model.loss(batch)[0], -(total + others) / placed.real_BKP.sum())
+    torch.testing.assert_close(model.loss(batch)[1]["nats"], -(total + others) / placed.real_BKP.sum())
 
 
 @inputs

@@ -86,3 +86,20 @@ def test_after_a_wrong_code_the_ones_behind_it_make_good_for_it(delay, spoken):
     changed = (aimed.codes_BKP != placed.codes_BKP)[0].nonzero().tolist()
     assert changed and {tuple(each) for each in changed} <= {(1, frame + delay), (2, frame + 2 * delay)}
     assert heads.aimed(placed, placed.codes_BKP) is placed
+
+
+def test_what_is_left_and_what_guesses_miss_are_sums_over_the_codes_that_stand(spoken):
+    some, _, codes_BKN = spoken
+    heads, vectors = heads_of(some, delay=1), code_vectors(some, Delay(1), alike=False)
+    plain = ResidualHeads(some.spec.codebook_sizes, code_vectors(some, Parallel(), alike=False), delay=0, dim=8)
+    left_NKD = plain.left(codes_BKN)[0]
+    placed = transducer(some).codes.placed(codes_BKN, torch.tensor([codes_BKN.shape[2]]))
+    whole_PKD, told_BPKE = heads.whole(placed)[0], torch.randn(1, placed.codes_BKP.shape[2], 3, heads.outputs)
+    missed = []
+    for n in range(codes_BKN.shape[2]):
+        each = [vectors[k][codes_BKN[0, k, n]] for k in range(3)]
+        for k in range(3):
+            torch.testing.assert_close(left_NKD[n, k], sum(each[k:]))
+            torch.testing.assert_close(whole_PKD[n + k, k], sum(each))
+            missed.append((told_BPKE[0, n + k, k, :-1] - sum(each)).square().sum() / 2)
+    torch.testing.assert_close(heads.miss(told_BPKE, whole_PKD[None], placed.real_BKP), torch.stack(missed).mean())
