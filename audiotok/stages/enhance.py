@@ -24,7 +24,6 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.models.enhancement.residual_heads import average
 from audiotok.stages import paths
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
@@ -86,24 +85,10 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
     model = trained(cfg)
     if isinstance(model, Separator):
         raise ValueError(f"enhancer={cfg.choices.enhancer} tells voices apart; run `audiotok separate` with the same settings")
-    average(model, on=_averages(cfg))
     if isinstance(model, Enhancer):
         return model
     speaking = Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
     return OwnVoice(speaking) if cfg.enhance.voice == "heard" else speaking
-
-
-def _averages(cfg: DictConfig) -> bool:
-    """Whether codes are chosen by their mean. Raises ValueError for another word, and where codes are drawn or searched for as well."""
-    if cfg.enhance.codes not in ("mean", "likely"):
-        raise ValueError(f"enhance.codes is mean or likely; got {cfg.enhance.codes!r}")
-    if cfg.enhance.codes == "likely":
-        return False
-    if cfg.enhance.beams or cfg.sampling.temperature:
-        raise ValueError(
-            "enhance.codes=mean neither draws nor searches; set enhance.codes=likely, or sampling=greedy without enhance.beams"
-        )
-    return True
 
 
 def trained(cfg: DictConfig) -> Any:

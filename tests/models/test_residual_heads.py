@@ -5,7 +5,7 @@ import torch
 from small_enhancers import codec, transducer
 
 from audiotok.data.code_vectors import code_vectors
-from audiotok.models.enhancement.residual_heads import ResidualHeads, average, lagging
+from audiotok.models.enhancement.residual_heads import ResidualHeads, lagging
 from audiotok.transforms.patterns import Delay, Parallel
 
 
@@ -103,18 +103,3 @@ def test_what_is_left_and_what_guesses_miss_are_sums_over_the_codes_that_stand(s
             torch.testing.assert_close(whole_PKD[n + k, k], sum(each))
             missed.append((told_BPKE[0, n + k, k, :-1] - sum(each)).square().sum() / 2)
     torch.testing.assert_close(heads.miss(told_BPKE, whole_PKD[None], placed.real_BKP), torch.stack(missed).mean())
-
-
-def test_the_code_of_the_least_error_to_be_expected(spoken):
-    some, _, _ = spoken
-    heads = heads_of(some, delay=1)
-    told_BPKE, codes_BKP = torch.randn(1, 6, 3, heads.outputs), torch.randint(32, (1, 3, 6))
-    likely = heads(told_BPKE, codes_BKP)
-    average(heads, on=True)
-    for k, (mean_BPV, likely_BPV) in enumerate(zip(heads(told_BPKE, codes_BKP), likely)):
-        law_PV = likely_BPV[0, :, :32].softmax(-1)
-        errors_VV = torch.cdist(code_vectors(some, Delay(1), alike=False)[k][:32], code_vectors(some, Delay(1), alike=False)[k][:32]) ** 2
-        assert mean_BPV[0].argmax(-1).tolist() == (law_PV @ errors_VV).argmin(-1).tolist()
-        assert mean_BPV.shape == likely_BPV.shape and mean_BPV[..., 32:].max() < -1e6
-    average(heads, on=False)
-    assert all(torch.equal(*each) for each in zip(heads(told_BPKE, codes_BKP), likely))

@@ -21,7 +21,6 @@ from audiotok.nn.vocabulary import embedded
 from audiotok.tokenizers.quantisers import nearest
 
 DOUBT = -2.0  # logarithm of the certainty at the start, at which most codes of a codebook are about as likely
-IMPOSSIBLE = -1e9
 PAD = -20.0  # the bias of a pad at the start, which is never to be said where a code is wanted
 
 
@@ -48,7 +47,6 @@ class ResidualHeads(nn.Module):
         Without them `dim` is the width of a guess. A delay puts a pad behind the codes of each of several codebooks.
         """
         super().__init__()
-        self.averages = False  # whether `forward` says `of_least_error` instead; of a model that has learnt
         pads = int(delay > 0 and len(sizes) > 1)
         self.sizes, self.codebook_sizes, self.delay = tuple(sizes), tuple(size + pads for size in sizes), delay
         self.dim = dim if known is None else known[0].shape[1]
@@ -76,22 +74,7 @@ class ResidualHeads(nn.Module):
             if codes_BKW is not None:
                 left_BNKD = left_BNKD - self.said(codes_BKW, left_BNKD.shape[1])
             each = zip(left_BNKD.unbind(2), told_BNKE[..., -1:].unbind(2), *(settled or self.settled()))
-            logits = [_nearness(*one) for one in each]
-            return self.of_least_error(logits) if self.averages else logits
-
-    def of_least_error(self, logits: Logits) -> Logits:
-        """Logits of which the largest is that of the code nearest to the mean vector of all codes, each as probable as `logits` say.
-
-        Where many codes are about as likely, the likeliest is often far from most of them; this one has the least squared error to be
-        expected.
-        """
-        nearer = []
-        for logits_BNV, vectors_VD, size in zip(logits, self.vectors_VD.split(self.codebook_sizes), self.sizes):
-            known_VD = vectors_VD[:size]
-            mean_BND = logits_BNV[..., :size].softmax(-1) @ known_VD
-            nearness_BNV = mean_BND @ known_VD.T - known_VD.square().sum(dim=1) / 2
-            nearer.append(F.pad(nearness_BNV, (0, logits_BNV.shape[-1] - size), value=IMPOSSIBLE))
-        return nearer
+            return [_nearness(*one) for one in each]
 
     def first(self, told_ME: Tensor) -> Tensor:
         """Logits of the first codebook, before which nothing is said, [M, V]."""
@@ -205,10 +188,3 @@ class History:
     def put(self, row: int, other: "History") -> None:
         width = min(self.codes_BPK.shape[1], other.codes_BPK.shape[1])
         self.codes_BPK[row, :width] = other.codes_BPK[0, :width]
-
-
-def average(model: nn.Module, *, on: bool) -> None:
-    """Let whatever heads a model has choose the code of the least error to be expected, or the likeliest again."""
-    for part in model.modules():
-        if isinstance(part, ResidualHeads):
-            part.averages = on
