@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -227,12 +228,24 @@ def _opened(path: Path) -> tuple[Any, str]:
     assert address is not None, path
     protocol = address.partition("://")[0]
     try:
-        store, name = fsspec.url_to_fs(address, use_listings_cache=False, **PATIENCE.get(protocol, {}))
+        own = {"session": _session()} if protocol == "s3" else {}
+        store, name = fsspec.url_to_fs(address, use_listings_cache=False, **own, **PATIENCE.get(protocol, {}))
     except (ImportError, ValueError) as error:
         raise ValueError(f"{address}: {error}; for s3:// pip install 'audiotok[s3]'") from error
     if hasattr(store, "retries"):
         store.retries = ROUNDS
     return store, name
+
+
+@cache
+def _session() -> Any:
+    """One whose uploads do not ask the store for leave first: aiohttp, waiting for that, may forget for how long it is to wait."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415, of the s3 extra
+    from botocore.handlers import add_expect_header  # noqa: PLC0415
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
 
 
 @contextmanager
