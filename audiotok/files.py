@@ -31,6 +31,7 @@ SECRET = re.compile(
 )  # how the names of settings and of variables of the environment end that nobody else shall read
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # USER:PASSWORD@ in an address
 REDACTED = "***"
+LEFT_OVER = re.compile(r"\..+\.(?:partial(?:\.[^.]+)?|mode)")  # what a process that is killed in `whole_file` leaves
 
 
 def fingerprint(value: Any) -> str:
@@ -128,7 +129,13 @@ def parsed(text: bytes, where: str) -> Any:
 
 
 def seal(folder: Path) -> None:
-    """Write audiotok.sha256 of all files in a folder but logs; of a folder in it that has its own, only that is among them."""
+    """Write audiotok.sha256 of all files in a folder but logs; of a folder in it that has its own, only that is among them.
+
+    What a run that was killed left of files that it was writing is removed: those that are written now would take its names away.
+    """
+    for path in list(folder.rglob(".*")):
+        if LEFT_OVER.fullmatch(path.name) and path.is_file():
+            path.unlink()
     sealed = {path.parent for path in folder.rglob(SUMS)} - {folder}
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not any(path.match(pattern) for pattern in UNSUMMED)]
     named = [path for path in paths if path != folder / SUMS and (path.name == SUMS or not sealed.intersection(path.parents))]

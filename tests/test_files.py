@@ -1,6 +1,8 @@
 """A stage's folder is made once, whole or not at all, and never of two minds."""
 
 import fcntl
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -70,6 +72,33 @@ def test_an_unfinished_folder_without_finished_work_stands_in_nobodys_way(tmp_pa
         files.build(tmp_path / "out", {"a": 1}, fails_at_once, resumable="part-*")
     assert files.build(tmp_path / "out", {"a": 2}, fill, resumable="part-*") == "made"
     assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from audiotok import files
+
+def end(*told, **also):
+    if files.SUMS in str(told[0]):
+        os._exit(9)
+    return was(*told, **also)
+
+was = getattr({owner}, "{call}")
+{owner}.{call} = end
+files.build(Path(sys.argv[1]), {{"a": 1}}, lambda partial: (partial / "part-0").write_text("0"), resumable="part-*")
+"""
+
+
+@pytest.mark.parametrize(("owner", "call"), [("os", "replace"), ("Path", "chmod"), ("Path", "unlink")])
+def test_a_run_that_goes_on_sums_nothing_that_the_killed_one_was_writing(tmp_path, owner, call):
+    script = KILLED.format(owner=owner, call=call)
+    assert subprocess.run([sys.executable, "-c", script, tmp_path / "out"], check=False).returncode == 9
+    left = [path.name for path in (tmp_path / "out.partial").iterdir() if path.name.startswith(".")]
+    assert left
+    files.build(tmp_path / "out", {"a": 1}, lambda partial: None, resumable="part-*")
+    assert set(files.sums_of(tmp_path / "out")) == {"part-0", files.RECORD}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"part-0", files.RECORD, files.SUMS}
 
 
 def test_two_processes_cannot_fill_one_folder(tmp_path):
