@@ -82,7 +82,9 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
     noises, responses = ([cut for cut in heard if _dataset(cut) in names] for names in (noise["datasets"], noise["responses"]))
     shoeboxes = Shoeboxes(**noise["shoebox"])
     rooms = Rooms(noise["rooms"], responses, shoeboxes, sample_rate=sample_rate, seed=cfg.seed, setting="noise.rooms")
-    return NoisyCrops(crops(cuts=speech), noises, rooms=rooms, **{key: noise[key] for key in ("kinds", "snrs", "voices")})
+    return NoisyCrops(
+        crops(cuts=speech), noises, rooms=rooms, **{key: noise[key] for key in ("kinds", "snrs", "voices", "speeds", "bend_db")}
+    )
 
 
 def _dataset(cut: MonoCut) -> Any:

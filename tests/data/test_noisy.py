@@ -11,7 +11,7 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio
-from audiotok.data.acoustics import SLOPES, active_power
+from audiotok.data.acoustics import SLOPES, active_power, shaped_noise
 from audiotok.data.crops import RandomCrops
 from audiotok.data.noisy import NoisyCrops, heard
 from audiotok.data.rooms import Rooms, Shoeboxes
@@ -38,7 +38,14 @@ def noisy(cuts: list[MonoCut], kind: str, **changes: Any) -> NoisyCrops:
     crops = RandomCrops(
         cuts[:3], RATE, seconds=0.4, batch_size=4, balance=1.0, speeds=[1.0], gain_db=(-9, -3), cache_hours=1, seed=changes.pop("seed", 3)
     )
-    options: dict[str, Any] = {"kinds": {kind: 1.0}, "snrs": (5.0, 5.0), "voices": 2, "rooms": rooms(none=1)} | changes
+    options: dict[str, Any] = {
+        "kinds": {kind: 1.0},
+        "snrs": (5.0, 5.0),
+        "voices": 2,
+        "speeds": (1.0, 1.0),
+        "bend_db": 0.0,
+        "rooms": rooms(none=1),
+    } | changes
     return NoisyCrops(crops, cuts[3:], **options)
 
 
@@ -47,7 +54,7 @@ def rooms(*, responses: Sequence[MonoCut] = (), **shares: float) -> Rooms:
     return Rooms(shares, responses, shoeboxes, sample_rate=RATE, seed=3, setting="noise.rooms")
 
 
-@pytest.mark.parametrize("kind", ["recorded", "babble", *SLOPES])
+@pytest.mark.parametrize("kind", ["recorded", "babble", "shaped", *SLOPES])
 def test_speech_stands_above_its_noise_by_the_ratio_that_was_asked_for(cuts: list[MonoCut], kind: str) -> None:
     batch = noisy(cuts, kind).batch(0)
     assert batch.noisy_BT.shape == batch.clean_BT.shape == (4, 6400) and batch.lengths_B.tolist() == [6400] * 4
@@ -123,10 +130,33 @@ def test_silence_stays_silent(cuts: list[MonoCut], tmp_path: Path) -> None:
     assert not batch.noisy_BT.any() and not batch.clean_BT.any()
 
 
+def test_shaped_noises_are_of_power_1_and_unlike_each_other() -> None:
+    noises_NT = torch.stack([shaped_noise(RATE, RATE, generator=torch.Generator().manual_seed(seed)) for seed in range(20)])
+    assert noises_NT.square().mean(dim=1) == pytest.approx(torch.ones(20), rel=1e-4)
+    bands_NF = torch.fft.rfft(noises_NT).abs().square()[:, 50:8000].unflatten(1, (-1, 50)).mean(dim=2).log10() * 10
+    levels_NT = noises_NT.square().unflatten(1, (-1, 800)).mean(dim=2).log10() * 10
+    assert bands_NF.std(dim=0).mean() > 6  # dB, from noise to noise
+    assert levels_NT.std(dim=1).max() > 5 > 2 > levels_NT.std(dim=1).min()  # one flickers, another is steady
+
+
+def test_a_recorded_noise_is_played_at_other_speeds_and_through_other_filters(cuts: list[MonoCut], tmp_path: Path) -> None:
+    tone = recorded(tmp_path, "tone", 0.1 * (2 * torch.pi * 1000 * torch.arange(RATE) / RATE).sin())
+    crops = noisy([*cuts[:3], tone], "recorded", speeds=(2.0, 2.0))
+    spectra = torch.fft.rfft(crops.batch(0).noisy_BT - crops.batch(0).clean_BT).abs()
+    assert (spectra.argmax(dim=1) * RATE / 6400 - 2000).abs().max() < 10
+    plain, filtered = (noisy(cuts, "recorded", bend_db=decibels, snrs=(0.0, 0.0)).batch(0) for decibels in (0.0, 6.0))
+    before_BF, after_BF = (torch.fft.rfft(batch.noisy_BT - batch.clean_BT).abs() for batch in (plain, filtered))
+    gains_BF = 20 * (after_BF / before_BF.clamp_min(1e-9)).log10()
+    spread_B = (gains_BF[:, 40:3000] - gains_BF[:, 40:3000].mean(1, keepdim=True)).square().mean(1).sqrt()
+    assert ((spread_B > 1.5) & (spread_B < 15)).all()
+
+
 def test_a_wrong_choice_of_noise_is_refused(cuts: list[MonoCut]) -> None:
-    with pytest.raises(ValueError, match="thunder is unknown; known are recorded, babble, white, pink, brown"):
+    with pytest.raises(ValueError, match="thunder is unknown; known are recorded, babble, shaped, white, pink, brown"):
         noisy(cuts, "thunder")
     with pytest.raises(ValueError, match=r"the training split has none; set noise\.kinds\.recorded=0"):
         noisy(cuts[:3], "recorded")
     with pytest.raises(ValueError, match="lowest and the highest ratio"):
         noisy(cuts, "white", snrs=(5.0, 0.0))
+    with pytest.raises(ValueError, match=r"noise\.speeds is the least and the greatest"):
+        noisy(cuts, "recorded", speeds=(2.0, 1.0))
