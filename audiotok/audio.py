@@ -7,6 +7,7 @@ number of channels) and, through PyAV, raw G.722 (.g722) and AAC (.m4a, .mp4, .a
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from math import ceil, gcd
 from pathlib import Path
 
@@ -150,11 +151,10 @@ def write(path: str | Path, wav_T: Tensor, sample_rate: int) -> None:
     if clipped := int((wav_T.abs() > 1).sum()):
         warnings.warn(f"{path}: {clipped} of {len(wav_T)} samples clipped, the peak is {float(wav_T.abs().max()):.3f}", stacklevel=2)
     pcm_T = (wav_T * 32768).round().clamp(-32768, 32767).to(torch.int16)
+    sound = BytesIO()  # of a file that cannot be written soundfile does not tell why
+    soundfile.write(sound, pcm_T.numpy(), sample_rate, format=WRITTEN_FORMATS[path.suffix.lower()], subtype="PCM_16")
     with whole_file(path) as partial:
-        try:
-            soundfile.write(partial, pcm_T.numpy(), sample_rate, format=WRITTEN_FORMATS[path.suffix.lower()], subtype="PCM_16")
-        except (soundfile.SoundFileError, AssertionError) as error:  # its own check that all samples went out is an assert
-            raise OSError(f"{path} cannot be written ({error}); is the disk full?") from error
+        partial.write_bytes(sound.getbuffer())
 
 
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:

@@ -76,7 +76,7 @@ def full_disk(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("size", [0, 2000])
 def test_a_full_disk_is_an_os_error_that_leaves_nothing_half(tmp_path: Path, name: str, size: int) -> None:
-    with full_disk(size), pytest.raises(OSError):
+    with full_disk(size), pytest.raises(OSError, match="File too large" if name in ("wav", "flac") else None):  # the system's reason
         WRITERS[name](tmp_path)
     if name != "array":
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -100,21 +100,23 @@ def _output(*words: str) -> str:
 
 
 def write_audio(subject: Subject, selection: Selection, folder: Path) -> None:
-    """The sentences of the page through this subject: a FLAC each and utterances.jsonl; nothing for what has no way back to sound."""
-    if (folder / "utterances.jsonl").exists():
-        return
-    spoken = []
-    for cut in subject.cuts(selection):
+    """The sentences of the page through this subject: a FLAC each and utterances.jsonl, an empty one of what has no way back to sound."""
+    if not is_written(folder):
         try:
-            spoken.append(subject.transmitted(cut))
+            spoken = [subject.transmitted(cut) for cut in subject.cuts(selection)]
         except NotApplicable:
-            return
-    _write(spoken, folder)
+            spoken = []
+        _write(spoken, folder)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether the sentences of the page are all there."""
+    return (folder / "utterances.jsonl").exists()
 
 
 def write_recordings(subject: Subject, selection: Selection, folder: Path) -> None:
     """The same as they were recorded."""
-    if not (folder / "utterances.jsonl").exists():
+    if not is_written(folder):
         _write([recording(cut) for cut in subject.cuts(selection)], folder)
 
 

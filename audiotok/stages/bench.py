@@ -128,12 +128,12 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
     }
     fingerprints = {cell: files.fingerprint(value) for cell, value in told.items()}
     missing = [cell for cell in told if cell not in suite.done(folder, fingerprints, overwrite=overwrite)]
-    if not missing:
+    if not missing and suite.is_written(folder / "audio"):
         console.print(f"{folder} is there already", soft_wrap=True)
         return
     provenance = {cell: files.redacted(told[cell]) | around | {"cell": fingerprints[cell]} for cell in missing}
     alive = _survives(cfg, subject, node, console)
-    if alive:
+    if alive and missing:
         _codes(cfg, subject, node, tasks, console)
     make = partial(_worker, node, label, folders, folder / "tokens", cfg.device, settings, cfg.recipe, provenance)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:

@@ -103,6 +103,22 @@ def test_a_cell_that_is_missing_is_all_that_is_measured(place: Path, monkeypatch
     assert gone.exists() and kept.stat().st_mtime_ns == before
 
 
+def test_a_run_that_was_stopped_behind_its_last_cell_goes_on_with_the_sound_of_the_page(place: Path, monkeypatch, capsys) -> None:
+    bench(place, monkeypatch, "tokenizer=dmel", "bench.tasks=[codebook_use]")
+    folder = place / "bench" / "tiny" / "dmel"
+    before = {path.name: path.read_bytes() for path in (folder / "audio").iterdir()}
+    assert len(before) > 1
+    (folder / "audio" / "utterances.jsonl").unlink()
+    next((folder / "audio").glob("*.flac")).unlink()
+    (cell,) = (folder / "cells").iterdir()
+    measured = cell.stat().st_mtime_ns
+    bench(place, monkeypatch, "tokenizer=dmel", "bench.tasks=[codebook_use]")
+    assert {path.name: path.read_bytes() for path in (folder / "audio").iterdir()} == before and cell.stat().st_mtime_ns == measured
+    capsys.readouterr()
+    bench(place, monkeypatch, "tokenizer=dmel", "bench.tasks=[codebook_use]")
+    assert capsys.readouterr().out.count("dmel is there already") == 1
+
+
 def test_a_yaml_is_a_tokenizer_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "mine.yaml").write_text("_target_: crossings.Crossings\nlevels: 4\n", encoding="utf-8")
     found = bench(place, monkeypatch, "tokenizer=mine.yaml", "bench.tasks=[codebook_use]", "--trust", "crossings")
