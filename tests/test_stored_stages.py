@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 from killing import RECIPE
 from object_store import Store, machine, objects, served
+from omegaconf import OmegaConf, open_dict
 from tiny import tiny_speech_folder
 
 from audiotok import cli, files, storage
 from audiotok.data import tokenization
 from audiotok.data.manifests import load_cuts
+from audiotok.stages import evaluate
 from audiotok.storage import Unreachable
 from audiotok.store import TokenStore
 from audiotok.training import checkpoint
@@ -37,7 +39,8 @@ def store(place: Path) -> Iterator[Store]:
 
 
 def run(stage: str, place: Path, root: str | Path, *changes: str) -> None:
-    cli.main([stage, str(place / "stored.yaml"), f"data.root={place / 'corpus'}", *STAGES[stage], f"exp_root={root}", *changes])
+    settings = [f"data.root={place / 'corpus'}", *STAGES.get(stage, []), f"exp_root={root}", *changes]
+    cli.main([stage, str(place / "stored.yaml"), *settings])
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,29 @@ def test_every_stage_leaves_in_a_store_the_bytes_that_it_leaves_here(local: Path
     wanted = comparable(local_files(local), str(local))
     assert {name.partition("/")[0] for name in wanted} == {"data", "tokens", "reduced", "alignments", "stored"}
     assert comparable(objects(mirrored()), "s3://bucket/exp") == wanted
+
+
+def test_what_lies_in_a_store_is_scored_there_as_it_is_here(
+    local: Path, store: Store, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(root: str | Path) -> None:
+        told = [f"data.root={place / 'corpus'}", f"exp_root={root}", "metrics=resynthesis", "evaluate.bootstrap=20", "evaluate.workers=1"]
+        cfg = cli.load(str(place / "stored.yaml"), told)
+        with open_dict(cfg):
+            cfg.metrics = OmegaConf.create({"si_sdr": OmegaConf.to_container(cfg.metrics.si_sdr, resolve=True)})  # which needs no weights
+        evaluate.run(cfg)
+
+    for root in (local, "s3://bucket/exp"):
+        run("decode", place, root, "decode.timed_seconds=1")
+        machine(monkeypatch, place / "scoring")
+        score(root)
+    here, there = local / "stored" / "evaluation", mirrored() / "stored" / "evaluation"
+    found = objects(there)
+    for name in ("dmel/utterances.parquet", "dmel/summary.json", "recordings/utterances.parquet"):
+        assert found[name] == (here / name).read_bytes()
+    assert json.loads(found["results.json"])["systems"].keys() == {"recordings", "dmel", "synthesis"}
+    score("s3://bucket/exp")
+    assert objects(there) == found
 
 
 def test_training_whose_store_fails_goes_on_on_another_machine_to_the_same_weights(
