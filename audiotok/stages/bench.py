@@ -158,12 +158,18 @@ def _worker(
     node: Any, label: str, folders: Folders, tokens: Path, device: str, tasks: Any, recipe: str,
     provenance: Mapping[Cell, Mapping[str, Any]],
 ) -> Callable[[Cell], Row]:  # fmt: skip
-    """What a process does: the cells it is given, each task made once."""
+    """What a process does: the cells it is given, each task made once. A row names the machine that it was measured on."""
     bound_kernel_cache()
+    around = suite.surroundings(distributed.device(device))
     subject = _subject(node, label, folders, tokens, distributed.device(device))
     task = cache(lambda name: instantiate(tasks[name], _convert_="all"))
     about = {"suite": recipe}
-    return lambda cell: cells.run_cell(task(cell.task), subject, name=cell.task, seed=cell.seed, provenance=provenance[cell], **about)
+
+    def measured(cell: Cell) -> Row:
+        told = {**provenance[cell], **around}
+        return cells.run_cell(task(cell.task), subject, name=cell.task, seed=cell.seed, provenance=told, **about)
+
+    return measured
 
 
 def _results(cfg: DictConfig, make: Callable[[], Callable[[Any], Any]], cells: list[Any], *, asked: Asked) -> Iterator[tuple[Any, Any]]:

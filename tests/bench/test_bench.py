@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from bench_cases import FAULTS, tiny_suite
 from tiny import tiny_speech_folder
 
 from audiotok import cli
-from audiotok.bench import rows
+from audiotok.bench import rows, suite
 
 OWN = '''"""A tokenizer of somebody's own: zero crossings of each 20 ms, one of 32 steps."""
 
@@ -117,6 +118,13 @@ def test_a_run_that_was_stopped_behind_its_last_cell_goes_on_with_the_sound_of_t
     capsys.readouterr()
     bench(place, monkeypatch, "tokenizer=dmel", "bench.tasks=[codebook_use]")
     assert capsys.readouterr().out.count("dmel is there already") == 1
+
+
+def test_a_row_names_the_machine_that_it_was_measured_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = suite.surroundings(torch.device("cpu"))
+    monkeypatch.setattr(suite, "surroundings", lambda device: own | {"machine": {"host": "the one that asks"}})  # in this process alone
+    found = bench(place, monkeypatch, "tokenizer=crossings.Crossings", "bench.workers=1", "bench.label=measured_elsewhere")
+    assert {row.provenance["machine"]["torch"] for row in found["measured_elsewhere"].values()} == {own["machine"]["torch"]}
 
 
 def test_a_yaml_is_a_tokenizer_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
