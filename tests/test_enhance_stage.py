@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -11,12 +14,16 @@ from small_codec import network
 from small_enhancers import noisy_batch
 from tiny import tiny_speech_folder
 
-from audiotok import audio, cli
+from audiotok import audio, cli, files
 from audiotok.stages import enhance, prepare, train_enhancer
 from audiotok.synthesis.enhanced_files import plan
+from audiotok.tokenizers import weights
 from audiotok.tokenizers.codec import Codec, save_network
 from audiotok.training import checkpoint
 from audiotok.training.loop import TrainSettings, start, train_step
+
+sys.path.insert(0, str(cli.ROOT / "tools"))
+import ship_model
 
 SMALL = ["width=32", "layers=1", "heads=2", "feed_forward=32"]
 
@@ -84,6 +91,23 @@ def test_what_is_there_is_kept_unless_it_is_to_be_made_anew(trained, recordings,
     assert len(audio.read(out / "a.wav")[0]) == 5 and "1 of 4 recordings are there already" in capsys.readouterr().out
     run(trained("mask"), *told, "overwrite=true")
     assert len(audio.read(out / "a.wav")[0]) == 6500
+
+
+def test_an_enhancer_that_is_shipped_works_by_its_name_as_the_checkpoint_does(trained, recordings, tmp_path, monkeypatch):
+    (step,) = Path(trained("mask")[4].partition("=")[2]).glob("train/step_*")
+    root = tmp_path / "package" / "pretrained"
+    ship_model.main([str(step), "tiny"], root=root)
+    stored, learnt = load_file(root / "tiny" / "model.safetensors"), load_file(step / "ema.safetensors")
+    assert stored.keys() == learnt.keys() and all(torch.equal(stored[name], learnt[name].bfloat16()) for name in learnt)
+    assert files.read_json(root / "tiny" / "config.json").keys() == {"enhancer"}
+    monkeypatch.setattr(weights, "resources", SimpleNamespace(files=lambda name: root.parent))
+    for out, checkpoint_of in (("named", "tiny"), ("step", step)):
+        told = [f"enhance.input={recordings}", f"enhance.out={tmp_path / out}", f"enhance.checkpoint={checkpoint_of}"]
+        run(trained("mask"), *told, "exp_dir=nowhere")
+    named_T, step_T = (audio.read(tmp_path / out / "a.wav")[0] for out in ("named", "step"))
+    assert named_T.any() and float((named_T - step_T).norm() / step_T.norm()) < 0.02  # what bf16 rounds
+    with pytest.raises(SystemExit, match=r"enhancer\.loudest: 2\.0 there, 3\.0 now"):
+        run(trained("mask"), *told[:1], f"enhance.out={tmp_path / 'other'}", "enhance.checkpoint=tiny", "enhancer.loudest=3.0")
 
 
 def test_a_recording_that_cannot_be_read_stops_no_other(trained, recordings, tmp_path):

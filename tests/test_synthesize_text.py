@@ -23,7 +23,7 @@ from audiotok.stages import paths
 from audiotok.tokenizers import weights
 
 sys.path.insert(0, str(cli.ROOT / "tools"))
-import ship_voice
+import ship_model
 
 pytest.importorskip("gruut", reason="needs the tts extra")
 SMALL = ["model.width=32", "model.layers=1", "model.heads=2", "model.feed_forward=48", "model.text_layers=1"]
@@ -179,7 +179,7 @@ def package(step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     root = tmp_path / "package" / "pretrained"
     root.mkdir(parents=True)
     (root / "codec_50hz").symlink_to(cli.ROOT / "audiotok" / "pretrained" / "codec_50hz")
-    ship_voice.main([str(step), "tiny", "en=june"], root=root)
+    ship_model.main([str(step), "tiny", "en=june"], root=root)
     monkeypatch.setattr(weights, "resources", SimpleNamespace(files=lambda name: root.parent))
     return root / "tiny"
 
@@ -206,15 +206,15 @@ def test_a_voice_without_a_speaker_of_the_language_asks_for_one_and_one_that_is_
 
 def test_what_cannot_be_shipped_is_refused(step, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="fr=june: the model speaks en, it as , allison, june"):
-        ship_voice.main([str(step), "tiny", "fr=june"], root=tmp_path)
+        ship_model.main([str(step), "tiny", "fr=june"], root=tmp_path)
     config = files.read_json(step / "config.json")
     copied = tmp_path / "step"
     copied.mkdir()
     (copied / "front_end.json").write_text((step / "front_end.json").read_text())
     files.write_json(copied / "config.json", config | {"transform": {"fitted": "/home/me/exp"}})
     with pytest.raises(ValueError, match="its settings name a file, /home/me/exp"):
-        ship_voice.main([str(copied), "tiny"], root=tmp_path)
-    monkeypatch.setattr(ship_voice, "LIMIT", 1000)
+        ship_model.main([str(copied), "tiny"], root=tmp_path)
+    monkeypatch.setattr(ship_model, "LIMIT", 1000)
     with pytest.raises(SystemExit, match="MiB of weights; at most 0"):
-        ship_voice.main([str(step), "tiny"], root=tmp_path)
+        ship_model.main([str(step), "tiny"], root=tmp_path)
     assert not (tmp_path / "tiny").exists()

@@ -15,14 +15,14 @@ from audiotok.tokenizers.vocoder import load_vocoder, save_vocoder
 
 SHIPPED = Path(__file__).resolve().parents[1] / "audiotok" / "pretrained"
 LIMIT = 16 * 2**20  # bytes
-VOICE = "voice"  # which has a limit of its own (ship_voice.py)
+MODELS = ("voice", "enhancer")  # which have a limit of their own (ship_model.py)
 
 
 def main() -> None:
     source, name = Path(sys.argv[1]), sys.argv[2]
     with tempfile.TemporaryDirectory() as folder:
         write(source, Path(folder) / name)
-        others = sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors") if path.parent.name not in (name, VOICE))
+        others = sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors") if path.parent.name not in (name, *MODELS))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
         if others + size > LIMIT:
             sys.exit(f"{name}: {size / 2**20:.2f} MiB, with the others {(others + size) / 2**20:.2f}; at most {LIMIT / 2**20:.0f}")

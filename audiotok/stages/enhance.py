@@ -1,7 +1,7 @@
 """Checkpoint, noisy recordings -> clean ones.
 
-Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another), and the recordings in enhance.input, a folder, of any
-rate and length; where none is given, the noisy recordings of mix.
+Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another, or the name of one that comes with the package), and the
+recordings in enhance.input, a folder, of any rate and length; where none is given, the noisy recordings of mix.
 Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
 others as .flac); of the mixes also their list, and system.json with the bits per second of an enhancer that says codes. What is there
 already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that cannot be read stops no other; its
@@ -24,11 +24,12 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.stages import paths
+from audiotok.stages import learning, paths
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
 from audiotok.synthesis.own_voice import OwnVoice
 from audiotok.synthesis.separating import Separator
+from audiotok.tokenizers import weights as shipped
 from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
@@ -93,13 +94,13 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
 
 def trained(cfg: DictConfig) -> Any:
     """The averaged weights of a checkpoint in the recipe's enhancer. Raises ValueError where there is none, or of other settings."""
-    folder = Path(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
+    folder = shipped.located(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
     if folder is None:
         raise ValueError(f"no checkpoint in {paths.train(cfg)}; train an enhancer with the same recipe, or set enhance.checkpoint=FOLDER")
     codec = instantiate(cfg.tokenizer)
     _refuse_other_settings(folder, cfg, codec.spec)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
-    checkpoint.load_weights(folder / "ema.safetensors", model)
+    learning.load_trained(folder, model)
     return model.eval().to(distributed.device(cfg.device))
 
 

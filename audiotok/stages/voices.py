@@ -14,7 +14,7 @@ from audiotok.data.aligned import ANYONE, FrontEnd
 from audiotok.data.code_vectors import code_vectors
 from audiotok.decoding.acceptance import Coarse, Rule
 from audiotok.nn.inference import quickened
-from audiotok.stages import paths
+from audiotok.stages import learning, paths
 from audiotok.synthesis.drafting import Drafting
 from audiotok.synthesis.voice import Voice
 from audiotok.tokenizers import weights as shipped
@@ -46,11 +46,6 @@ def checkpoint_folder(cfg: DictConfig) -> Path:
     return folder
 
 
-def weights_file(folder: Path) -> Path:
-    """The averaged weights of a step_* folder, or those of a voice that was made of one (tools/ship_voice.py)."""
-    return folder / ("model.safetensors" if (folder / SPEAKERS).exists() else "ema.safetensors")
-
-
 def own_speakers(folder: Path) -> dict[str, str]:
     """Who speaks a language where nobody is named, as a voice says that was made to be shipped."""
     return files.read_json(folder / SPEAKERS) if (folder / SPEAKERS).exists() else {}
@@ -65,10 +60,7 @@ def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transfo
         num_languages=len(front_end.languages),
         vectors=functools.partial(code_vectors, tokenizer, transform),
     )
-    if (weights := weights_file(folder)).name == "ema.safetensors":
-        checkpoint.load_weights(weights, model)
-    else:
-        shipped.load(model, weights)
+    learning.load_trained(folder, model)
     return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights, compiled=cfg.synthesize.compiled)
 
 

@@ -1,9 +1,12 @@
-"""Put a trained voice into the package: tools/ship_voice.py exp/voice/train/step_00002200 voice en=Allison fr=June ...
+"""Put a trained voice or enhancer into the package:
+
+    tools/ship_model.py exp/voice/train/step_00002200 voice en=Allison fr=June ...
+    tools/ship_model.py exp/speech/enhance/mask/train/step_00004000 enhancer
 
     model.safetensors    the averaged weights, as bfloat16
-    front_end.json       phonemes, speakers, languages
     spec.json            of the tokens that it was trained on
-    config.json          transform and model: what is checked before it speaks
+    config.json          transform and model, or enhancer: what is checked before it is used
+    front_end.json       phonemes, speakers, languages of a voice
     speakers.json        who speaks a language where nobody is named: the pairs above
 
 Refuses weights of more than 30 MiB, settings that name a file, and speakers or languages that the model does not know.
@@ -24,7 +27,7 @@ from audiotok.data.aligned import FrontEnd
 
 SHIPPED = Path(__file__).resolve().parents[1] / "audiotok" / "pretrained"
 LIMIT = 30 * 2**20  # bytes
-CHECKED = ("transform", "model")
+VOICE, ENHANCER = ("transform", "model"), ("enhancer",)  # of config.json
 
 
 def main(arguments: Sequence[str], *, root: Path = SHIPPED) -> None:
@@ -40,22 +43,28 @@ def main(arguments: Sequence[str], *, root: Path = SHIPPED) -> None:
 
 
 def write(source: Path, target: Path, *, speakers: dict[str, str]) -> None:
-    """A step_* folder as a voice. Raises ValueError naming what cannot be shipped."""
+    """A step_* folder as a voice, or an enhancer. Raises ValueError naming what cannot be shipped."""
     target.mkdir(parents=True)
-    config = {key: value for key, value in files.read_json(source / "config.json").items() if key in CHECKED}
+    speaks = (source / "front_end.json").exists()
+    config = {key: value for key, value in files.read_json(source / "config.json").items() if key in (VOICE if speaks else ENHANCER)}
     if found := [text for text in _texts(config) if "/" in text]:
         raise ValueError(f"{source}: its settings name a file, {found[0]}, which is not there where the package is installed")
-    front_end = FrontEnd.from_dict(files.read_json(source / "front_end.json"))
-    for language, speaker in speakers.items():
-        if language not in front_end.languages or speaker not in front_end.speakers:
-            raise ValueError(f"{language}={speaker}: the model speaks {', '.join(front_end.languages)} as {', '.join(front_end.speakers)}")
+    if speaks:
+        _write_speakers(source, target, speakers)
     weights = load_file(source / "ema.safetensors")
     save_file({name: _rounded(tensor) for name, tensor in weights.items()}, target / "model.safetensors")
     files.open_to_readers(target / "model.safetensors")
     files.write_json(target / "config.json", config)
+    files.write_json(target / "spec.json", files.read_json(source / "spec.json"))
+
+
+def _write_speakers(source: Path, target: Path, speakers: dict[str, str]) -> None:
+    front_end = FrontEnd.from_dict(files.read_json(source / "front_end.json"))
+    for language, speaker in speakers.items():
+        if language not in front_end.languages or speaker not in front_end.speakers:
+            raise ValueError(f"{language}={speaker}: the model speaks {', '.join(front_end.languages)} as {', '.join(front_end.speakers)}")
     files.write_json(target / "front_end.json", front_end.to_dict())
     files.write_json(target / "speakers.json", speakers)
-    files.write_json(target / "spec.json", files.read_json(source / "spec.json"))
 
 
 def _rounded(tensor: torch.Tensor) -> torch.Tensor:
