@@ -131,7 +131,8 @@ def parsed(text: bytes, where: str) -> Any:
 def seal(folder: Path) -> None:
     """Write audiotok.sha256 of all files in a folder but logs; of a folder in it that has its own, only that is among them.
 
-    What a run that was killed left of files that it was writing is removed: those that are written now would take its names away.
+    What a run that was killed left of files that it was writing is removed: else the sums would name a temporary file that writing them
+    renames.
     """
     for path in list(folder.rglob(".*")):
         if LEFT_OVER.fullmatch(path.name) and path.is_file():

@@ -108,6 +108,19 @@ def test_an_enhancer_that_is_shipped_works_by_its_name_as_the_checkpoint_does(tr
     assert named_T.any() and float((named_T - step_T).norm() / step_T.norm()) < 0.02  # what bf16 rounds
     with pytest.raises(SystemExit, match=r"enhancer\.loudest: 2\.0 there, 3\.0 now"):
         run(trained("mask"), *told[:1], f"enhance.out={tmp_path / 'other'}", "enhance.checkpoint=tiny", "enhancer.loudest=3.0")
+    with pytest.raises(ValueError, match="en=june goes with a voice"):
+        ship_model.main([str(step), "other", "en=june"], root=root)
+    with pytest.raises(ValueError, match="is no voice and no enhancer"):
+        ship_model.main([str(weights.located("tiny").parent), "other"], root=root)
+
+
+def test_a_checkpoint_that_lost_its_averaged_weights_is_not_taken_for_a_shipped_model(trained, recordings, tmp_path):
+    (step,) = Path(trained("mask")[4].partition("=")[2]).glob("train/step_*")
+    shutil.copytree(step, tmp_path / "step")
+    for name in ("ema.safetensors", files.SUMS):
+        (tmp_path / "step" / name).unlink()
+    with pytest.raises(SystemExit, match=r"ema\.safetensors is not there"):
+        run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}", f"enhance.checkpoint={tmp_path / 'step'}")
 
 
 def test_a_recording_that_cannot_be_read_stops_no_other(trained, recordings, tmp_path):
@@ -131,6 +144,10 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp
         run(trained("mask"), f"enhance.input={recordings}", out, f"exp_dir={tmp_path / 'untrained'}")
     with pytest.raises(SystemExit, match=r"enhancer\.loudest: 2\.0 there, 3\.0 now"):
         run(trained("mask"), f"enhance.input={recordings}", out, "enhancer.loudest=3.0")
+    with pytest.raises(SystemExit, match=r"pretrained/voice holds no enhancer"):
+        run(trained("mask"), f"enhance.input={recordings}", out, "enhance.checkpoint=voice")
+    with pytest.raises(SystemExit, match=r"pretrained/codec_50hz holds no enhancer"):
+        run(trained("mask"), f"enhance.input={recordings}", out, "enhance.checkpoint=codec_50hz")
     audio.write(recordings / "c.flac", torch.zeros(5), 16000)
     with pytest.raises(ValueError, match="would both be written to"):
         plan(recordings, tmp_path / "out")

@@ -92,7 +92,7 @@ def _workers(options: argparse.Namespace) -> dict[str, Any]:
                 stores.add(files.fingerprint([files.file_digest(path) for path in sorted(Path(scratch).rglob("shard-*"))]))
     base = found[f"processes_{min(options.workers)}"]["warm_s"]
     ratios = {name: round(base / row["warm_s"], 2) for name, row in found.items()}
-    return {"seconds": found, "speed": ratios, "same_bytes": len(stores) == 1}
+    return {"minutes_of_audio": options.minutes, "seconds": found, "speed": ratios, "same_bytes": len(stores) == 1}
 
 
 def _tokenised(options: argparse.Namespace, engine: Engine, num: int, folder: Path) -> dict[str, float]:

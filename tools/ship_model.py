@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Put a trained voice or enhancer into the package:
 
     tools/ship_model.py exp/voice/train/step_00002200 voice en=Allison fr=June ...
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str], *, root: Path = SHIPPED) -> None:
         size = (made / "model.safetensors").stat().st_size
         if size > LIMIT:
             sys.exit(f"{name}: {size / 2**20:.2f} MiB of weights; at most {LIMIT / 2**20:.0f}")
-        shutil.copytree(made, root / name, dirs_exist_ok=True)
+        shutil.rmtree(root / name, ignore_errors=True)
+        shutil.copytree(made, root / name)
     print(f"{root / name}: {size / 2**20:.2f} MiB")
 
 
@@ -46,7 +48,12 @@ def write(source: Path, target: Path, *, speakers: dict[str, str]) -> None:
     """A step_* folder as a voice, or an enhancer. Raises ValueError naming what cannot be shipped."""
     target.mkdir(parents=True)
     speaks = (source / "front_end.json").exists()
-    config = {key: value for key, value in files.read_json(source / "config.json").items() if key in (VOICE if speaks else ENHANCER)}
+    settings, wanted = files.read_json(source / "config.json") if (source / "config.json").exists() else {}, VOICE if speaks else ENHANCER
+    if missing := [key for key in wanted if key not in settings]:
+        raise ValueError(f"{source} is no voice and no enhancer: its config.json has no {', '.join(missing)}")
+    if speakers and not speaks:
+        raise ValueError(f"{' '.join(map('='.join, speakers.items()))} goes with a voice, and {source} is an enhancer")
+    config = {key: settings[key] for key in wanted}
     if found := [text for text in _texts(config) if "/" in text]:
         raise ValueError(f"{source}: its settings name a file, {found[0]}, which is not there where the package is installed")
     if speaks:

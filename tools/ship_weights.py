@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Put a trained codec, vocoder or k-means into the package: tools/ship_weights.py exp/codec/decoder/codec codec_50hz
 
 Matrices and codebooks are rounded to int8 (`audiotok.tokenizers.weights.save`); k-means is copied as it is. Refuses what would make the

@@ -100,13 +100,17 @@ def _output(*words: str) -> str:
 
 
 def write_audio(subject: Subject, selection: Selection, folder: Path) -> None:
-    """The sentences of the page through this subject: a FLAC each and utterances.jsonl, an empty one of what has no way back to sound."""
+    """The sentences of the page through this subject: a FLAC each and utterances.jsonl, an empty one of what has no way back to sound.
+
+    Raises NotApplicable where the sentences are not at hand.
+    """
     if not is_written(folder):
+        cuts = subject.cuts(selection)
         try:
-            spoken = [subject.transmitted(cut) for cut in subject.cuts(selection)]
+            spoken = [subject.transmitted(cut) for cut in cuts]
         except NotApplicable:
             spoken = []
-        _write(spoken, folder)
+        write_utterances(spoken, folder)
 
 
 def is_written(folder: Path) -> bool:
@@ -115,12 +119,13 @@ def is_written(folder: Path) -> bool:
 
 
 def write_recordings(subject: Subject, selection: Selection, folder: Path) -> None:
-    """The same as they were recorded."""
+    """The same as they were recorded. Raises NotApplicable where they are not at hand."""
     if not is_written(folder):
-        _write([recording(cut) for cut in subject.cuts(selection)], folder)
+        write_utterances([recording(cut) for cut in subject.cuts(selection)], folder)
 
 
-def _write(spoken: Iterable[Utterance], folder: Path) -> None:
+def write_utterances(spoken: Iterable[Utterance], folder: Path) -> None:
+    """A FLAC each, and utterances.jsonl, which says that all are there."""
     told = []
     for utterance in spoken:
         path = f"{file_name(utterance.id)}.flac"

@@ -1,6 +1,7 @@
 """Noise and rooms, in samples: what perturbations and preference pairs are made of."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -13,9 +14,9 @@ from audiotok import audio
 
 Color = Literal["white", "pink", "brown"]
 
-SHAPED = "shaped"  # see `shaped_noise`
 SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # of the amplitude over frequency: 0, -3 and -6 dB an octave
 BENDS = 10  # places on the axis of frequencies, an even ratio apart, at which a bent spectrum is drawn
+HARMONICS = 8  # of a hum, each weaker than the one before by its number
 LOWEST = 20.0  # Hz: below it nothing is heard, and the power of brown noise has no bound
 FRAME = 0.02  # seconds over which the level of speech is taken
 SPEAKING = 1e-4  # of the loudest frame's power: 40 dB
@@ -49,26 +50,48 @@ def colored_noise(color: Color, samples: int, sample_rate: int, *, generator: to
     return (noise_T / noise_T.square().mean().sqrt()).float()
 
 
-def shaped_noise(samples: int, sample_rate: int, *, generator: torch.Generator) -> Tensor:
-    """wav_T of power 1: noise of no name, where too few were recorded to learn what noise may be like.
-
-    White noise through a smooth random filter, half of the time with a hum of random pitch, its level wandering fast or slowly.
+@dataclass(frozen=True)
+class Shaped:
+    """Noise of no name, where too few were recorded to learn what noise may be like: white noise through a smooth random filter, at times
+    with a hum, its level wandering fast or slowly. Two numbers are bounds, between which one is drawn.
     """
 
-    def drawn(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
+    filter_db: float  # deviation of the filter's gains
+    hum: float  # how often there is one
+    hum_hertz: tuple[float, float]
+    hum_db: tuple[float, float]  # of it to the rest
+    level_db: tuple[float, float]  # deviation of the level
+    level_seconds: tuple[float, float]  # from one level to the next
 
-    noise_T = bent(torch.randn(samples, generator=generator), sample_rate, decibels=10, generator=generator)
-    noise_T = noise_T / noise_T.square().mean().sqrt()
-    if drawn(0, 1) < 0.5:
-        harmonics_H = torch.arange(1, 9) * math.exp(drawn(math.log(50), math.log(1000)))
-        phases_HT = 2 * math.pi * (harmonics_H[:, None] * torch.arange(samples) / sample_rate + torch.rand(8, 1, generator=generator))
-        hum_T = (torch.randn(8, generator=generator) * (harmonics_H < sample_rate / 2) / torch.arange(1, 9)) @ phases_HT.sin()
-        noise_T = noise_T + hum_T / hum_T.square().mean().sqrt().clamp_min(1e-6) * 10 ** (drawn(-10, 10) / 20)
-    knots = 2 + math.ceil(samples / sample_rate / math.exp(drawn(math.log(0.05), math.log(1.0))))
-    levels = drawn(0, 10) * torch.randn(1, 1, knots, generator=generator)
-    noise_T = noise_T * 10 ** (F.interpolate(levels, samples, mode="linear", align_corners=True)[0, 0] / 20)
-    return noise_T / noise_T.square().mean().sqrt()
+    def __call__(self, samples: int, sample_rate: int, *, generator: torch.Generator) -> Tensor:
+        """wav_T of power 1."""
+        noise_T = bent(torch.randn(samples, generator=generator), sample_rate, decibels=self.filter_db, generator=generator)
+        noise_T = noise_T / noise_T.square().mean().sqrt()
+        if _drawn(0, 1, generator) < self.hum:
+            hum_T = _hum(samples, sample_rate, hertz=_drawn_evenly(*self.hum_hertz, generator), generator=generator)
+            noise_T = noise_T + hum_T * 10 ** (_drawn(*self.hum_db, generator) / 20)
+        knots = 2 + math.ceil(samples / sample_rate / _drawn_evenly(*self.level_seconds, generator))
+        levels = _drawn(*self.level_db, generator) * torch.randn(1, 1, knots, generator=generator)
+        noise_T = noise_T * 10 ** (F.interpolate(levels, samples, mode="linear", align_corners=True)[0, 0] / 20)
+        return noise_T / noise_T.square().mean().sqrt()
+
+
+def _drawn(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _drawn_evenly(low: float, high: float, generator: torch.Generator) -> float:
+    """Each ratio as likely as another."""
+    return math.exp(_drawn(math.log(low), math.log(high), generator))
+
+
+def _hum(samples: int, sample_rate: int, *, hertz: float, generator: torch.Generator) -> Tensor:
+    """wav_T of power 1: harmonics of random strength and phase."""
+    number_H = torch.arange(1, HARMONICS + 1)
+    turns_HT = number_H[:, None] * hertz * torch.arange(samples) / sample_rate + torch.rand(HARMONICS, 1, generator=generator)
+    strength_H = torch.randn(HARMONICS, generator=generator) / number_H * (number_H * hertz < sample_rate / 2)
+    hum_T = strength_H @ (2 * math.pi * turns_HT).sin()
+    return hum_T / hum_T.square().mean().sqrt().clamp_min(1e-6)
 
 
 def bent(noise_T: Tensor, sample_rate: int, *, decibels: float, generator: torch.Generator) -> Tensor:
@@ -79,13 +102,6 @@ def bent(noise_T: Tensor, sample_rate: int, *, decibels: float, generator: torch
     lower = place.long().clamp(max=BENDS - 2)
     curve = torch.lerp(gains[lower], gains[lower + 1], place - lower)
     return torch.fft.irfft(torch.fft.rfft(noise_T) * 10 ** (curve / 20), len(noise_T))
-
-
-def made_noise(kind: str, samples: int, sample_rate: int, *, generator: torch.Generator) -> Tensor:
-    """wav_T of a kind of noise that is made in code: `shaped`, or a color."""
-    if kind == SHAPED:
-        return shaped_noise(samples, sample_rate, generator=generator)
-    return colored_noise(kind, samples, sample_rate, generator=generator)  # type: ignore[arg-type]
 
 
 def repeated(noise_T: Tensor, samples: int, *, generator: torch.Generator) -> Tensor:

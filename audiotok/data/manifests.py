@@ -33,7 +33,7 @@ from torch import Tensor
 
 from audiotok import audio, storage
 from audiotok.data.splits import SPLITS
-from audiotok.files import bring, fingerprint, refuse_damaged, whole_file, write_json, write_jsonl
+from audiotok.files import SUMS, bring, fingerprint, refuse_damaged, whole_file, write_json, write_jsonl
 
 USED_IN_PLACE = (".wav", ".flac")
 LONGEST_NAME = 100
@@ -119,8 +119,8 @@ def count_cuts(folder: Path, split: str) -> int:
 
 def _manifest(folder: Path, split: str) -> Path:
     path = Path(folder) / f"cuts_{split}.jsonl.gz"
-    if not path.exists():
-        bring(Path(folder))
+    if not (path.parent / SUMS).exists():  # of a store, and not here yet
+        bring(path.parent)
     if not path.exists():
         known = [name for name in SPLITS if (Path(folder) / f"cuts_{name}.jsonl.gz").exists()]
         raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(known) or 'none: run `audiotok prepare` first'}")

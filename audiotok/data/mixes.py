@@ -19,13 +19,15 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio, files
-from audiotok.data.acoustics import made_noise, repeated
+from audiotok.data.acoustics import SLOPES, colored_noise, repeated
 from audiotok.data.manifests import file_name, write_cuts
-from audiotok.data.noisy import BABBLE, KINDS, RECORDED, heard
+from audiotok.data.noisy import BABBLE, RECORDED, heard
 from audiotok.data.pairs import Pair
 from audiotok.data.resynthesis import UTTERANCES
 from audiotok.data.rooms import Rooms
 from audiotok.data.tokenization import read_cut
+
+KINDS = (RECORDED, BABBLE, *SLOPES)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Mixer:
             said = [others[index] for index in random.permutation(len(others))[: self.num_voices]]
             parts = [repeated(_level(read_cut(voice, self.sample_rate)), samples, generator=generator) for voice in said]
             return torch.stack(parts).sum(dim=0), f"{BABBLE}: {', '.join(sorted(voice.id for voice in said))}"
-        return made_noise(kind, samples, self.sample_rate, generator=generator), kind
+        return colored_noise(kind, samples, self.sample_rate, generator=generator), kind  # type: ignore[arg-type]
 
 
 def mix_of(pair: Pair, sample_rate: int) -> Mix:

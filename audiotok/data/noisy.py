@@ -1,5 +1,6 @@
 """Noisy speech beside the clean speech in it: what enhancement learns from, mixed as it is read or recorded both ways."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,13 @@ from lhotse import MonoCut
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiotok.data.acoustics import SHAPED, SLOPES, bent, made_noise, mixed, repeated
+from audiotok.data.acoustics import SLOPES, Shaped, bent, colored_noise, mixed, repeated
 from audiotok.data.batching import ALONE, Share
 from audiotok.data.crops import RandomCrops, one_ahead
 from audiotok.data.rooms import Room, Rooms
 from audiotok.data.tokenization import read_cut
 
-RECORDED, BABBLE = "recorded", "babble"
+RECORDED, BABBLE, SHAPED = "recorded", "babble", "shaped"
 KINDS = (RECORDED, BABBLE, SHAPED, *SLOPES)
 
 
@@ -35,8 +36,8 @@ class NoisyCrops:
     """The crops of `speech`, each in a room, in noise of a kind and at a signal-to-noise ratio of its own; a pure function of (seed, step,
     rank).
 
-    `kinds` are shares: recorded (one of the `noises`, from a random place on, played by a factor between the two `speeds` as fast and
-    through a random filter of so many dB, `bend_db`), babble (`voices` other crops at once), shaped (`shaped_noise`), white, pink, brown.
+    `kinds` are shares: recorded (one of the `noises`, from a random place on, played by a factor between the two of `faster` and
+    through a random filter of so many dB, `bend_db`), babble (`voices` other crops at once), `shaped`, white, pink, brown.
     The ratio in dB, of the speech as it is heard in the room, is drawn between the two `snrs`. The clean crop is the direct sound in the
     noisy one. A crop that is silent stays as it is. What would leave full scale is turned down, noisy and clean together. Raises ValueError
     for an unknown kind, and where recorded noise is wanted and there is none.
@@ -50,8 +51,9 @@ class NoisyCrops:
         kinds: Mapping[str, float],
         snrs: tuple[float, float],
         voices: int,
-        speeds: tuple[float, float],
+        faster: tuple[float, float],
         bend_db: float,
+        shaped: Shaped,
         rooms: Rooms,
     ) -> None:
         if unknown := set(kinds) - set(KINDS):
@@ -60,12 +62,10 @@ class NoisyCrops:
             raise ValueError("noise.kinds wants recorded noise, and the training split has none; set noise.kinds.recorded=0")
         if snrs[0] > snrs[1] or voices < 1:
             raise ValueError(f"noise.snrs is the lowest and the highest ratio, noise.voices at least 1; got {snrs} and {voices}")
-        if not 0 < speeds[0] <= speeds[1] or bend_db < 0:
-            raise ValueError(
-                f"noise.speeds is the least and the greatest factor, above 0, noise.bend_db 0 or more; got {speeds}, {bend_db}"
-            )
+        if not (len(faster) == 2 and 0 < faster[0] <= faster[1] and bend_db >= 0):
+            raise ValueError(f"noise.faster is two factors above 0, noise.bend_db 0 or more; got {faster}, {bend_db}")
         self.speech, self.snrs, self.voices, self.rooms = speech, snrs, voices, rooms
-        self.speeds, self.bend_db = speeds, bend_db
+        self.faster, self.bend_db, self.shaped = faster, bend_db, shaped
         self._kinds, weights = list(kinds), np.array(list(kinds.values()), dtype=np.float64)
         self._shares = weights / weights.sum()
         self._noises = [read_cut(cut, speech.sample_rate) for cut in noises]
@@ -91,18 +91,21 @@ class NoisyCrops:
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         if kind == RECORDED:
             noise_T = self._noises[int(random.integers(len(self._noises)))]
-            noise_T = repeated(_played(noise_T, faster=random.uniform(*self.speeds)), samples, generator=generator)
+            wanted = math.ceil(samples * random.uniform(*self.faster))
+            noise_T = _in_as_many(repeated(noise_T, wanted, generator=generator), samples)
             return bent(noise_T, self.speech.sample_rate, decibels=self.bend_db, generator=generator) if self.bend_db else noise_T
         if kind == BABBLE:
             others = [other for other in range(rows) if other != row]
             chosen = random.permutation(others)[: self.voices]
             return sum((clean_BT[other].roll(int(random.integers(samples))) for other in chosen), torch.zeros(samples))
-        return made_noise(kind, samples, self.speech.sample_rate, generator=generator)
+        if kind == SHAPED:
+            return self.shaped(samples, self.speech.sample_rate, generator=generator)
+        return colored_noise(kind, samples, self.speech.sample_rate, generator=generator)  # type: ignore[arg-type]
 
 
-def _played(noise_T: Tensor, *, faster: float) -> Tensor:
-    """A recording played faster, pitch and all, straight between its samples: of a noise it does not matter what is folded down."""
-    return F.interpolate(noise_T[None, None], max(1, round(len(noise_T) / faster)), mode="linear", align_corners=True)[0, 0]
+def _in_as_many(noise_T: Tensor, samples: int) -> Tensor:
+    """A recording in more or fewer samples, pitch and all, straight between its own: of a noise it does not matter what is folded down."""
+    return F.interpolate(noise_T[None, None], samples, mode="linear", align_corners=True)[0, 0]
 
 
 def heard(clean_T: Tensor, noise_T: Tensor, room: Room | None, sample_rate: int, *, snr: float) -> tuple[Tensor, Tensor]:

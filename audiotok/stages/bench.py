@@ -10,6 +10,7 @@ on the page), bench.tasks (some of the suite's), bench.seeds, bench.workers, ben
 for a Ray cluster) and its keys.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -32,6 +33,7 @@ from audiotok.bench.task import Outcome, Task
 from audiotok.data.engines import Asked
 from audiotok.data.tokenization import bound_kernel_cache, encoder
 from audiotok.data.workers import Pool
+from audiotok.evaluation.metric import NotApplicable
 from audiotok.stages import align, fit, paths, prepare
 from audiotok.tokenizers.base import Fittable, WaveformCodec
 
@@ -114,6 +116,8 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
     subject = _subject(node, label, folders, folder / "tokens", device)
     overwrite = cfg.overwrite and not reference
     suite.describe(folder, _told(cfg, subject, node, reference), overwrite=overwrite)
+    if overwrite:
+        shutil.rmtree(folder / "audio", ignore_errors=True)
     settings: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
     wanted = cfg.bench.tasks or list(cfg.tasks)
     if unknown := sorted(set(wanted) - set(cfg.tasks)):
@@ -138,7 +142,7 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
     make = partial(_worker, node, label, folders, folder / "tokens", cfg.device, settings, cfg.recipe, provenance)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         bar = progress.add_task(f"benching {label}", total=len(missing))
-        for cell, result in _results(cfg, make, missing, asked=cfg.bench.workers):
+        for cell, result in _results(cfg, make, missing, asked=cfg.bench.workers) if missing else ():
             lost = isinstance(result, Broken)
             about_it = {"suite": cfg.recipe, "label": label, "provenance": provenance[cell]}
             row = suite.ended(tasks[cell.task], cell, result, **about_it) if lost else result
@@ -148,6 +152,8 @@ def _bench(cfg: DictConfig, label: str, node: Any, *, root: Path, folders: Folde
             progress.advance(bar)
     if alive:
         _listen(cfg, subject, root, folder, console)
+    else:
+        suite.write_utterances([], folder / "audio")
 
 
 def _subject(node: Any, label: str, folders: Folders, tokens: Path, device: Any) -> Subject:
@@ -158,7 +164,7 @@ def _worker(
     node: Any, label: str, folders: Folders, tokens: Path, device: str, tasks: Any, recipe: str,
     provenance: Mapping[Cell, Mapping[str, Any]],
 ) -> Callable[[Cell], Row]:  # fmt: skip
-    """What a process does: the cells it is given, each task made once. A row names the machine that it was measured on."""
+    """What a process does: the cells it is given, each task made once. A row that it ends names the machine that it was measured on."""
     bound_kernel_cache()
     around = suite.surroundings(distributed.device(device))
     subject = _subject(node, label, folders, tokens, distributed.device(device))
@@ -243,13 +249,17 @@ def _checked(node: Any) -> Any:
 
 
 def _listen(cfg: DictConfig, subject: Subject, root: Path, folder: Path, console: Console) -> None:
+    """The sound of the page. What fails for good is left without any, and not tried again before overwrite=true."""
     selection = instantiate(cfg.bench.listen, _convert_="all")
     assert isinstance(selection, Selection)
-    suite.write_recordings(subject, selection, root / suite.RECORDINGS / "audio")
     try:
+        suite.write_recordings(subject, selection, root / suite.RECORDINGS / "audio")
         suite.write_audio(subject, selection, folder / "audio")
+    except NotApplicable as reason:
+        console.print(f"{subject.label}: no audio for the page: {reason}; see bench.listen", soft_wrap=True, markup=False)
     except (Broken, ValueError, RuntimeError) as error:
         console.print(f"{subject.label}: no audio for the page: {error}", soft_wrap=True, markup=False)
+        suite.write_utterances([], folder / "audio")
 
 
 def _taxonomy(cfg: DictConfig, label: str, *, reference: bool) -> Any:

@@ -1,6 +1,6 @@
 """Checkpoint, noisy recordings -> clean ones.
 
-Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another, or the name of one that comes with the package), and the
+Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another, or the name of a shipped one), and the
 recordings in enhance.input, a folder, of any rate and length; where none is given, the noisy recordings of mix.
 Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
 others as .flac); of the mixes also their list, and system.json with the bits per second of an enhancer that says codes. What is there
@@ -24,7 +24,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.stages import learning, paths
+from audiotok.stages import paths, trained
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
 from audiotok.synthesis.own_voice import OwnVoice
@@ -83,7 +83,7 @@ def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Pa
 
 
 def _enhancer(cfg: DictConfig) -> Enhancer:
-    model = trained(cfg)
+    model = loaded(cfg)
     if isinstance(model, Separator):
         raise ValueError(f"enhancer={cfg.choices.enhancer} tells voices apart; run `audiotok separate` with the same settings")
     if isinstance(model, Enhancer):
@@ -92,7 +92,7 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
     return OwnVoice(speaking) if cfg.enhance.voice == "heard" else speaking
 
 
-def trained(cfg: DictConfig) -> Any:
+def loaded(cfg: DictConfig) -> Any:
     """The averaged weights of a checkpoint in the recipe's enhancer. Raises ValueError where there is none, or of other settings."""
     folder = shipped.located(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
     if folder is None:
@@ -100,14 +100,17 @@ def trained(cfg: DictConfig) -> Any:
     codec = instantiate(cfg.tokenizer)
     _refuse_other_settings(folder, cfg, codec.spec)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
-    learning.load_trained(folder, model)
+    trained.load(folder, model)
     return model.eval().to(distributed.device(cfg.device))
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:
     """Weights of one shape may mean other things: a checkpoint enhances only as it was trained to."""
+    then = files.read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if "enhancer" not in then:
+        raise ValueError(f"{folder} holds no enhancer; give a step_* folder of train_enhancer, or a name that tools/ship_model.py gave one")
     trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
-    then = {"enhancer": files.read_json(folder / "config.json")["enhancer"], "tokens": trained_on.fingerprint[:8]}
+    then = {"enhancer": then["enhancer"], "tokens": trained_on.fingerprint[:8]}
     differing = list(files.differences(then, paths.settings(cfg, "enhancer") | {"tokens": spec.fingerprint[:8]}))
     if differing:
         told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)

@@ -11,8 +11,6 @@ from torch import nn
 
 from audiotok import distributed, files
 from audiotok.stages import paths
-from audiotok.tokenizers import weights as shipped
-from audiotok.training import checkpoint
 from audiotok.training.loop import Batch, TrainSettings, fit
 from audiotok.training.memory import keep_freed_memory
 
@@ -85,18 +83,3 @@ def learn(
             records=records,
             progress=tell,
         )
-
-
-def weights_file(folder: Path) -> Path:
-    """The averaged weights of a step_* folder, or those of a model that was made of one to be shipped (tools/ship_model.py)."""
-    averaged = folder / "ema.safetensors"
-    return averaged if averaged.exists() or (folder / files.SUMS).exists() else folder / "model.safetensors"
-
-
-def load_trained(folder: Path, model: nn.Module) -> None:
-    """Fill a model with these weights. Raises ValueError where they are absent, damaged or another model's."""
-    weights = weights_file(folder)
-    if weights.name == "ema.safetensors":
-        checkpoint.load_weights(weights, model)
-    else:
-        shipped.load(model, weights)

@@ -21,7 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.selection import select_utterances
 from audiotok.evaluation.recognition import RATES, error_rates
-from audiotok.stages import learning, paths
+from audiotok.stages import paths, trained
 from audiotok.stages.voices import checkpoint_folder, load_voice
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.transcribing import transcribe
@@ -43,7 +43,7 @@ def _made_by(cfg: DictConfig) -> str:
     """The fingerprint of the training run, or of the weights that were named."""
     if cfg.synthesize.checkpoint is None:
         return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    return files.file_digest(learning.weights_file(checkpoint_folder(cfg)))
+    return files.file_digest(trained.weights_file(checkpoint_folder(cfg)))
 
 
 def _recognise(cfg: DictConfig, folder: Path, console: Console) -> None:

@@ -35,7 +35,7 @@ SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "enhance")
 
 def run(cfg: DictConfig) -> None:
     source, out = enhance.folders(cfg)
-    separator = enhance.trained(cfg)
+    separator = enhance.loaded(cfg)
     if not isinstance(separator, Separator):
         raise ValueError(f"enhancer={cfg.choices.enhancer} makes one voice; choose one that tells several apart, such as conformer_two")
     rows = [] if cfg.enhance.input else list(files.read_jsonl(source / UTTERANCES))

@@ -32,7 +32,7 @@ from audiotok.data.aligned import ANYONE
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
 from audiotok.evaluation.metric import JUDGE_RATE, NotApplicable
-from audiotok.stages import learning, paths
+from audiotok.stages import paths, trained
 from audiotok.stages.voices import checkpoint_folder, chosen, load_drafting, load_rule, load_voice, own_speakers
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.carrying import carried
@@ -78,7 +78,7 @@ def _made_by(cfg: DictConfig) -> str:
     """The fingerprint of the training run, or of the weights that were named."""
     if cfg.synthesize.checkpoint is None:
         return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    return files.file_digest(learning.weights_file(checkpoint_folder(cfg)))
+    return files.file_digest(trained.weights_file(checkpoint_folder(cfg)))
 
 
 def _speak_text(cfg: DictConfig) -> None:

@@ -19,6 +19,7 @@ from lhotse import MonoCut
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from audiotok.data.acoustics import Shaped
 from audiotok.data.batching import Share
 from audiotok.data.crops import RandomCrops
 from audiotok.data.manifests import load_cuts
@@ -34,7 +35,7 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "enhancer", "noise"
 
 def run(cfg: DictConfig) -> None:
     console, folder = Console(), paths.train(cfg)
-    made_of = paths.settings(cfg, "tokenizer", "enhancer", "noise", "crops", "seed")
+    made_of = paths.settings(cfg, "tokenizer", "enhancer", "crops", "seed") | {"noise": _noise(cfg)}
     settings = {"manifests": paths.manifests_fingerprint(cfg), **made_of, **learning.settings(cfg)}
     learning.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, console=console)
 
@@ -57,6 +58,13 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     )
 
 
+def _noise(cfg: DictConfig) -> dict[str, Any]:
+    """Of the `noise` section, what the crops depend on."""
+    noise: dict[str, Any] = paths.settings(cfg, "noise")["noise"]
+    read = next((key for key in ("together", "pairs") if noise.get(key)), None)
+    return noise if read is None else {key: noise[key] for key in ("datasets", "left_out", read)}
+
+
 def _refuse_other_batches(cfg: DictConfig, model: Any) -> None:
     """Raise ValueError where what the model is to say is not what the crops hold."""
     several = "together" in cfg.noise
@@ -67,7 +75,7 @@ def _refuse_other_batches(cfg: DictConfig, model: Any) -> None:
 
 def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCrops | VoiceCrops:
     """Of a split's speech, in the noises and rooms of the training split: what is heard in the test is of neither."""
-    options, noise = paths.settings(cfg, "crops")["crops"], paths.settings(cfg, "noise")["noise"]
+    options, noise = paths.settings(cfg, "crops")["crops"], _noise(cfg)
     del options["dev_batches"]
     if split == "dev":  # as the recordings are
         options |= {"speeds": [1.0], "balance": 1.0}
@@ -75,16 +83,15 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
     speech = [cut for cut in load_cuts(paths.manifests(cfg), split) if _dataset(cut) not in (*noise["datasets"], *noise["left_out"])]
     if "together" in noise:  # only recipes of separation say it: what others were trained with is as it was
         return VoiceCrops(crops(cuts=speech), Together(**noise["together"]))
-    if noise["pairs"]:
+    if noise.get("pairs"):
         pairs = paired(speech, **noise["pairs"])
         return PairCrops(crops(cuts=[pair.clean for pair in pairs]), pairs)
     heard = list(load_cuts(paths.manifests(cfg), "train"))
     noises, responses = ([cut for cut in heard if _dataset(cut) in names] for names in (noise["datasets"], noise["responses"]))
     shoeboxes = Shoeboxes(**noise["shoebox"])
     rooms = Rooms(noise["rooms"], responses, shoeboxes, sample_rate=sample_rate, seed=cfg.seed, setting="noise.rooms")
-    return NoisyCrops(
-        crops(cuts=speech), noises, rooms=rooms, **{key: noise[key] for key in ("kinds", "snrs", "voices", "speeds", "bend_db")}
-    )
+    options = {key: noise[key] for key in ("kinds", "snrs", "voices", "faster", "bend_db")}
+    return NoisyCrops(crops(cuts=speech), noises, shaped=Shaped(**noise["shaped"]), rooms=rooms, **options)
 
 
 def _dataset(cut: MonoCut) -> Any:

@@ -14,7 +14,7 @@ from audiotok.data.aligned import ANYONE, FrontEnd
 from audiotok.data.code_vectors import code_vectors
 from audiotok.decoding.acceptance import Coarse, Rule
 from audiotok.nn.inference import quickened
-from audiotok.stages import learning, paths
+from audiotok.stages import paths, trained
 from audiotok.synthesis.drafting import Drafting
 from audiotok.synthesis.voice import Voice
 from audiotok.tokenizers import weights as shipped
@@ -60,7 +60,7 @@ def _loaded(make: Callable[..., Any], folder: Path, front_end: FrontEnd, transfo
         num_languages=len(front_end.languages),
         vectors=functools.partial(code_vectors, tokenizer, transform),
     )
-    learning.load_trained(folder, model)
+    trained.load(folder, model)
     return quickened(model.eval().to(distributed.device(cfg.device)), cfg.synthesize.weights, compiled=cfg.synthesize.compiled)
 
 

@@ -120,6 +120,20 @@ def test_a_run_that_was_stopped_behind_its_last_cell_goes_on_with_the_sound_of_t
     assert capsys.readouterr().out.count("dmel is there already") == 1
 
 
+def test_sentences_that_are_not_at_hand_are_no_end_of_it_and_what_is_overwritten_is_heard_anew(place: Path, monkeypatch, capsys) -> None:
+    told = ["tokenizer=dmel", "bench.tasks=[codebook_use]", "bench.label=heard"]
+    bench(place, monkeypatch, *told, "bench.listen.min_seconds=1000")
+    assert "no audio for the page: the corpus speech has no such utterances" in " ".join(capsys.readouterr().out.split())
+    folder = place / "bench" / "tiny" / "heard" / "audio"
+    assert not folder.exists()
+    bench(place, monkeypatch, *told)
+    heard = next(folder.glob("*.flac"))
+    told_of = heard.read_bytes()
+    heard.write_bytes(b"of another tokenizer")
+    bench(place, monkeypatch, *told, "overwrite=true")
+    assert heard.read_bytes() == told_of
+
+
 def test_a_row_names_the_machine_that_it_was_measured_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = suite.surroundings(torch.device("cpu"))
     monkeypatch.setattr(suite, "surroundings", lambda device: own | {"machine": {"host": "the one that asks"}})  # in this process alone

@@ -11,13 +11,14 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio
-from audiotok.data.acoustics import SLOPES, active_power, shaped_noise
+from audiotok.data.acoustics import SLOPES, Shaped, active_power
 from audiotok.data.crops import RandomCrops
 from audiotok.data.noisy import NoisyCrops, heard
 from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.tokenization import read_cut
 
 RATE = 16000
+SHAPED = Shaped(filter_db=10, hum=0.5, hum_hertz=(50, 1000), hum_db=(-10, 10), level_db=(0, 10), level_seconds=(0.05, 1))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,9 @@ def noisy(cuts: list[MonoCut], kind: str, **changes: Any) -> NoisyCrops:
         "kinds": {kind: 1.0},
         "snrs": (5.0, 5.0),
         "voices": 2,
-        "speeds": (1.0, 1.0),
+        "faster": (1.0, 1.0),
         "bend_db": 0.0,
+        "shaped": SHAPED,
         "rooms": rooms(none=1),
     } | changes
     return NoisyCrops(crops, cuts[3:], **options)
@@ -131,7 +133,7 @@ def test_silence_stays_silent(cuts: list[MonoCut], tmp_path: Path) -> None:
 
 
 def test_shaped_noises_are_of_power_1_and_unlike_each_other() -> None:
-    noises_NT = torch.stack([shaped_noise(RATE, RATE, generator=torch.Generator().manual_seed(seed)) for seed in range(20)])
+    noises_NT = torch.stack([SHAPED(RATE, RATE, generator=torch.Generator().manual_seed(seed)) for seed in range(20)])
     assert noises_NT.square().mean(dim=1) == pytest.approx(torch.ones(20), rel=1e-4)
     bands_NF = torch.fft.rfft(noises_NT).abs().square()[:, 50:8000].unflatten(1, (-1, 50)).mean(dim=2).log10() * 10
     levels_NT = noises_NT.square().unflatten(1, (-1, 800)).mean(dim=2).log10() * 10
@@ -141,7 +143,7 @@ def test_shaped_noises_are_of_power_1_and_unlike_each_other() -> None:
 
 def test_a_recorded_noise_is_played_at_other_speeds_and_through_other_filters(cuts: list[MonoCut], tmp_path: Path) -> None:
     tone = recorded(tmp_path, "tone", 0.1 * (2 * torch.pi * 1000 * torch.arange(RATE) / RATE).sin())
-    crops = noisy([*cuts[:3], tone], "recorded", speeds=(2.0, 2.0))
+    crops = noisy([*cuts[:3], tone], "recorded", faster=(2.0, 2.0))
     spectra = torch.fft.rfft(crops.batch(0).noisy_BT - crops.batch(0).clean_BT).abs()
     assert (spectra.argmax(dim=1) * RATE / 6400 - 2000).abs().max() < 10
     plain, filtered = (noisy(cuts, "recorded", bend_db=decibels, snrs=(0.0, 0.0)).batch(0) for decibels in (0.0, 6.0))
@@ -158,5 +160,6 @@ def test_a_wrong_choice_of_noise_is_refused(cuts: list[MonoCut]) -> None:
         noisy(cuts[:3], "recorded")
     with pytest.raises(ValueError, match="lowest and the highest ratio"):
         noisy(cuts, "white", snrs=(5.0, 0.0))
-    with pytest.raises(ValueError, match=r"noise\.speeds is the least and the greatest"):
-        noisy(cuts, "recorded", speeds=(2.0, 1.0))
+    for wrong in ({"faster": (2.0, 1.0)}, {"faster": (1.0,)}, {"faster": (0.7, 1.0, 1.4)}, {"bend_db": -1.0}, {"bend_db": float("nan")}):
+        with pytest.raises(ValueError, match=r"noise\.faster is two factors above 0, noise\.bend_db 0 or more"):
+            noisy(cuts, "recorded", **wrong)

@@ -1,0 +1,25 @@
+"""Weights that a stage reads: of a step_* folder, or of a model that was made of one to be shipped (tools/ship_model.py)."""
+
+from pathlib import Path
+
+from torch import nn
+
+from audiotok.tokenizers import weights as shipped
+from audiotok.training import checkpoint
+
+AVERAGED, SHIPPED = "ema.safetensors", "model.safetensors"  # the latter without training.pt, which every step_* folder has
+
+
+def weights_file(folder: Path) -> Path:
+    """The averaged weights."""
+    ours = (folder / AVERAGED).exists() or (folder / "training.pt").exists() or not (folder / SHIPPED).exists()
+    return folder / (AVERAGED if ours else SHIPPED)
+
+
+def load(folder: Path, model: nn.Module) -> None:
+    """Fill a model with the averaged weights. Raises ValueError where they are absent, damaged or another model's."""
+    weights = weights_file(folder)
+    if weights.name == AVERAGED:
+        checkpoint.load_weights(weights, model)
+    else:
+        shipped.load(model, weights)
