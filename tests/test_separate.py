@@ -96,11 +96,11 @@ def test_an_enhancer_of_one_voice_and_mixes_of_one_person_are_refused(told, wav_
         train_enhancer.run(one)
     with pytest.raises(ValueError, match="train an enhancer"):
         separate.run(one)
-    monkeypatch.setattr(enhance, "trained", lambda cfg: make("mask", codec(wav_16k)))
+    monkeypatch.setattr(enhance, "loaded", lambda cfg: make("mask", codec(wav_16k)))
     with pytest.raises(ValueError, match="enhancer=mask makes one voice; choose one that tells several apart"):
         separate.run(one)
     several = separator("mask", codec(wav_16k))
-    monkeypatch.setattr(enhance, "trained", lambda cfg: several)
+    monkeypatch.setattr(enhance, "loaded", lambda cfg: several)
     monkeypatch.setattr(enhance, "folders", lambda cfg: (tmp_path / "noisy", tmp_path / "out"))
     files.write_jsonl(tmp_path / "noisy" / "utterances.jsonl", [{"id": "a", "path": "a.flac"}])
     with pytest.raises(ValueError, match=r"a\.flac of mix is of one person; choose a recipe whose mixes are of several"):
