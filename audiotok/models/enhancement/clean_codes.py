@@ -109,4 +109,5 @@ def cross_entropy(logits: Logits, codes_BKN: Tensor, real_BKN: Tensor) -> tuple[
 
 
 def _nats(logits_BNV: Tensor, codes_BN: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BNV.float().transpose(1, 2), codes_BN, ignore_index=-1, reduction="none")
+    nats_M = F.cross_entropy(logits_BNV.float().flatten(0, 1), codes_BN.flatten(), ignore_index=-1, reduction="none")
+    return nats_M.view_as(codes_BN)
