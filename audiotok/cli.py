@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # webrtcvad's, of the speaker metric
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # of norms, whose weights stay float32 under bf16
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"audiotok: {message}\n"
     try:
         _dispatch(argv)
