@@ -65,7 +65,7 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         ),
         "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, **BLOCKS),
         "latents": lambda: LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
-        "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, **BLOCKS),
+        "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS),
     }
     return makers[kind]()
 
@@ -77,7 +77,7 @@ def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
         return TokenSeparator(
             some, enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, **BLOCKS), voices=voices
         )
-    return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, **BLOCKS), voices=voices)
+    return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS), voices=voices)
 
 
 def enhancer(kind: str, some: Codec, *, sampler: Sampler = GREEDY, beams: int | None = None) -> Enhancer:

@@ -78,7 +78,7 @@ def test_mixes_made_again_are_the_same_bytes_and_are_not_made_again_unasked(told
     folder = paths.mixes(load(told))
     before = contents(folder)
     mix.run(load(told))
-    assert capsys.readouterr().out.count("there already") == 3
+    assert capsys.readouterr().out.count("there already") == 4
     mix.run(load(told, "overwrite=true"))
     assert contents(folder) == before
 
@@ -95,7 +95,7 @@ def test_what_does_nothing_what_nothing_is_done_to_and_a_stranger_are_scored_by_
     evaluate.run(cfg)
     bands.run(cfg)
     found = files.read_json(paths.bands(cfg) / "bands.json")
-    assert list(found) == ["-5", "20"] and set(found["-5"]) == {"unprocessed", "ceiling", "peer", "mask"}
+    assert list(found) == ["-5", "20"] and set(found["-5"]) == {"unprocessed", "ceiling", "floor", "peer", "mask"}
     value = {(snr, name): summary["columns"][0]["value"] for snr, band in found.items() for name, summary in band.items()}
     for snr in ("-5", "20"):
         # the ratio of `mix` counts where there is speech, SI-SDR everywhere: pauses cost some dB
@@ -110,7 +110,7 @@ def test_systems_of_fewer_codebooks_are_scored_beside_their_ceilings_and_tell_th
     small = [setting.replace("enhancer=mask", f"enhancer={kind}") for setting in told] + [f"exp_dir={tmp_path}"]
     small += [f"enhancer.encoder.{setting}" for setting in ("width=32", "layers=1", "heads=2", "feed_forward=32") if kind == "transducer"]
     for k in (1, 2):
-        few = load(small, f"tokenizer.num_codebooks={k}", f"enhance.ceiling=ceiling-{k}")
+        few = load(small, f"tokenizer.num_codebooks={k}", f"enhance.ceiling=ceiling-{k}", f"enhance.floor=floor-{k}")
         mix.run(few)
     few = load(small, "tokenizer.num_codebooks=1", f"enhance.out={tmp_path / 'audio' / kind}-1", f"exp_dir={tmp_path / 'own'}")
     train_enhancer.run(few)
@@ -121,8 +121,18 @@ def test_systems_of_fewer_codebooks_are_scored_beside_their_ceilings_and_tell_th
     compare.run(cfg)
     rates = files.read_json(tmp_path / "comparison" / "rates.json")["columns"][0]
     bits = {name: [point["bits_per_second"] for point in points] for name, points in rates["families"].items()}
-    assert bits == {"ceiling": [250.0, 500.0], kind: [250.0]} and list(rates["without"]) == ["recordings", "unprocessed"]
-    assert set(files.read_json(tmp_path / "bands" / "bands.json")["-5"]) == {"ceiling-1", "ceiling-2", f"{kind}-1", "unprocessed"}
+    assert bits == {"ceiling": [250.0, 500.0], "floor": [250.0, 500.0], kind: [250.0]} and list(rates["without"]) == [
+        "recordings",
+        "unprocessed",
+    ]
+    assert set(files.read_json(tmp_path / "bands" / "bands.json")["-5"]) == {
+        "ceiling-1",
+        "ceiling-2",
+        "floor-1",
+        "floor-2",
+        f"{kind}-1",
+        "unprocessed",
+    }
 
 
 def test_what_has_not_been_made_is_named(told, tmp_path):
@@ -145,7 +155,7 @@ def test_pairs_of_the_corpus_are_a_test_set_as_they_are(told, corpus):
     for kind in ("noisy", "clean"):
         before, after = (audio.read(path)[0] for path in (corpus / "voicebank" / kind / "p287_001.flac", folder / kind / row["path"]))
         assert len(before) == len(after) and float((before - after).abs().max()) <= 2**-15
-    assert {path.name for path in paths.audio(cfg).iterdir() if path.is_dir()} == {"unprocessed", "ceiling"}
+    assert {path.name for path in paths.audio(cfg).iterdir() if path.is_dir()} == {"unprocessed", "ceiling", "floor"}
 
 
 def test_mixes_in_rooms_are_told_apart_by_them(told, tmp_path):

@@ -47,4 +47,4 @@ def test_voicebanks_own_pairs_are_trained_on_and_its_test_pairs_scored(told, mon
     systems = files.read_json(paths.evaluation(cfg) / "results.json")["systems"]
     columns = {name: {column["name"]: column["value"] for column in system["columns"]} for name, system in systems.items()}
     value = {name: of["si_sdr"] for name, of in columns.items()}
-    assert set(value) == {"recordings", "unprocessed", "ceiling", "mask"} and value["unprocessed"] > value["ceiling"]
+    assert set(value) == {"recordings", "unprocessed", "ceiling", "floor", "mask"} and value["unprocessed"] > value["ceiling"]

@@ -110,6 +110,11 @@ def repeated(noise_T: Tensor, samples: int, *, generator: torch.Generator) -> Te
     return noise_T[(start + torch.arange(samples)) % len(noise_T)]
 
 
+def levelled(wav_T: Tensor) -> Tensor:
+    """At power 1, so that no voice of a babble drowns the others; what is all but silent is not made loud."""
+    return wav_T / wav_T.square().mean().sqrt().clamp(min=1e-4)
+
+
 def reverberated(wav_T: Tensor, impulse_T: Tensor) -> Tensor:
     """wav_T as long, convolved with an impulse response of energy 1 whose highest peak is taken to lie at 0 and to be positive."""
     peak = int(impulse_T.abs().argmax())

@@ -19,7 +19,7 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio, files
-from audiotok.data.acoustics import SLOPES, colored_noise, repeated
+from audiotok.data.acoustics import SLOPES, colored_noise, levelled, repeated
 from audiotok.data.manifests import file_name, write_cuts
 from audiotok.data.noisy import BABBLE, RECORDED, heard
 from audiotok.data.pairs import Pair
@@ -98,7 +98,7 @@ class Mixer:
         if kind == BABBLE:
             others = [voice for voice in self.voices if _speaker(voice) != _speaker(cut)]
             said = [others[index] for index in random.permutation(len(others))[: self.num_voices]]
-            parts = [repeated(_level(read_cut(voice, self.sample_rate)), samples, generator=generator) for voice in said]
+            parts = [repeated(levelled(read_cut(voice, self.sample_rate)), samples, generator=generator) for voice in said]
             return torch.stack(parts).sum(dim=0), f"{BABBLE}: {', '.join(sorted(voice.id for voice in said))}"
         return colored_noise(kind, samples, self.sample_rate, generator=generator), kind  # type: ignore[arg-type]
 
@@ -108,11 +108,6 @@ def mix_of(pair: Pair, sample_rate: int) -> Mix:
     noisy_T, clean_T = (read_cut(cut, sample_rate) for cut in (pair.noisy, pair.clean))
     loudest = max(1.0, float(noisy_T.abs().max()), float(clean_T.abs().max()))
     return Mix(pair.clean.id, noisy_T / loudest, clean_T / loudest, None, None, None, pair.clean.supervisions[0])
-
-
-def _level(wav_T: Tensor) -> Tensor:
-    """At power 1, so that no voice of a babble drowns the others."""
-    return wav_T / wav_T.square().mean().sqrt().clamp(min=1e-4)
 
 
 def _speaker(cut: MonoCut) -> str:

@@ -10,9 +10,9 @@ from lhotse import MonoCut
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiotok.data.acoustics import SLOPES, Shaped, bent, colored_noise, mixed, repeated
+from audiotok.data.acoustics import SLOPES, Shaped, bent, colored_noise, levelled, mixed, repeated
 from audiotok.data.batching import ALONE, Share
-from audiotok.data.crops import RandomCrops, one_ahead
+from audiotok.data.crops import RandomCrops, one_ahead, speaker_of
 from audiotok.data.rooms import Room, Rooms
 from audiotok.data.tokenization import read_cut
 
@@ -36,8 +36,8 @@ class NoisyCrops:
     """The crops of `speech`, each in a room, in noise of a kind and at a signal-to-noise ratio of its own; a pure function of (seed, step,
     rank).
 
-    `kinds` are shares: recorded (one of the `noises`, from a random place on, played by a factor between the two of `faster` and
-    through a random filter of so many dB, `bend_db`), babble (`voices` other crops at once), `shaped`, white, pink, brown.
+    `kinds` are shares: recorded (one of the `noises`, from a random place on, played by a factor between the two of `faster` and through a
+    random filter of so many dB, `bend_db`), babble (`voices` crops of other people at once, each as loud), `shaped`, white, pink, brown.
     The ratio in dB, of the speech as it is heard in the room, is drawn between the two `snrs`. The clean crop is the direct sound in the
     noisy one. A crop that is silent stays as it is. What would leave full scale is turned down, noisy and clean together. Raises ValueError
     for an unknown kind, and where recorded noise is wanted and there is none.
@@ -68,6 +68,7 @@ class NoisyCrops:
         self.faster, self.bend_db, self.shaped = faster, bend_db, shaped
         self._kinds, weights = list(kinds), np.array(list(kinds.values()), dtype=np.float64)
         self._shares = weights / weights.sum()
+        self._several = len({speaker_of(cut) for cut in speech.cuts}) > 1
         self._noises = [read_cut(cut, speech.sample_rate) for cut in noises]
 
     def from_step(self, step: int, *, share: Share = ALONE) -> Iterator[NoisyBatch]:
@@ -75,19 +76,19 @@ class NoisyCrops:
         return one_ahead(lambda place: self.batch(place[0], rank=place[1]), share.places(step))
 
     def batch(self, step: int, *, rank: int = 0) -> NoisyBatch:
-        clean_BT = self.speech.batch(step, rank=rank)
+        pieces = self.speech.pieces(step, rank=rank)
+        clean_BT = torch.stack([piece.levelled(self.speech.cut_out(cut, piece)) for cut, piece in pieces])
         random, rooms = (np.random.default_rng([self.speech.seed, step, rank, number]) for number in (1, 2))
-        pairs = [self._in_noise(row, clean_BT, self.rooms.draw(rooms), random) for row in range(len(clean_BT))]
+        pairs = [self._in_noise(clean_T, speaker_of(cut), self.rooms.draw(rooms), random) for clean_T, (cut, _) in zip(clean_BT, pieces)]
         noisy, clean = (torch.stack(part) for part in zip(*pairs))
         return NoisyBatch(noisy, clean, torch.full((len(clean),), clean.shape[1]))
 
-    def _in_noise(self, row: int, clean_BT: Tensor, room: Room | None, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        clean_T, snr = clean_BT[row], random.uniform(*self.snrs)
-        noise_T = self._noise(str(random.choice(self._kinds, p=self._shares)), row, clean_BT, random)
+    def _in_noise(self, clean_T: Tensor, speaker: str, room: Room | None, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        snr = random.uniform(*self.snrs)
+        noise_T = self._noise(str(random.choice(self._kinds, p=self._shares)), speaker, len(clean_T), random)
         return heard(clean_T, noise_T, room, self.speech.sample_rate, snr=snr)
 
-    def _noise(self, kind: str, row: int, clean_BT: Tensor, random: np.random.Generator) -> Tensor:
-        rows, samples = clean_BT.shape
+    def _noise(self, kind: str, speaker: str, samples: int, random: np.random.Generator) -> Tensor:
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         if kind == RECORDED:
             noise_T = self._noises[int(random.integers(len(self._noises)))]
@@ -95,12 +96,15 @@ class NoisyCrops:
             noise_T = _in_as_many(repeated(noise_T, wanted, generator=generator), samples)
             return bent(noise_T, self.speech.sample_rate, decibels=self.bend_db, generator=generator) if self.bend_db else noise_T
         if kind == BABBLE:
-            others = [other for other in range(rows) if other != row]
-            chosen = random.permutation(others)[: self.voices]
-            return sum((clean_BT[other].roll(int(random.integers(samples))) for other in chosen), torch.zeros(samples))
+            return sum((self._voice(speaker, random) for _ in range(self.voices)), torch.zeros(samples))
         if kind == SHAPED:
             return self.shaped(samples, self.speech.sample_rate, generator=generator)
         return colored_noise(kind, samples, self.speech.sample_rate, generator=generator)  # type: ignore[arg-type]
+
+    def _voice(self, speaker: str, random: np.random.Generator) -> Tensor:
+        """A crop of somebody else, of power 1; where nobody else speaks, of the same person."""
+        cut, piece = self.speech.another({speaker} if self._several else set(), random)
+        return levelled(self.speech.cut_out(cut, piece))
 
 
 def _in_as_many(noise_T: Tensor, samples: int) -> Tensor:

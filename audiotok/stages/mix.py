@@ -1,20 +1,23 @@
-"""Speech and noise that nobody has trained on -> fixed mixes, and the two systems between which enhancers lie.
+"""Speech and noise that nobody has trained on -> fixed mixes, and the systems between which enhancers lie.
 
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes): the test split's speech of people who do not speak in the training split, and the
 noise and the responses of rooms of every split but the training split; where mix.pairs tells noisy recordings from their clean ones, these
 as they are.
 Writes: EXP_ROOT/mixes/NAME-FP/ with clean/ID.flac, noisy/ID.flac, noisy/utterances.jsonl (ratio, noise and room of each) and
 cuts_test.jsonl.gz, the test set where evaluate.mixes=true; EXP_DIR/audio/unprocessed/, the noisy recordings as a system that does nothing;
-and EXP_DIR/audio/ceiling/ (or enhance.ceiling), the clean ones through the tokenizer and back: what is left where nothing but the codec is
-at fault, with its bits per second in system.json.
+EXP_DIR/audio/ceiling/ (or enhance.ceiling), the clean ones through the tokenizer and back: what is left where nothing but the codec is at
+fault, with its bits per second in system.json; and EXP_DIR/audio/floor/ (or enhance.floor), the noisy ones likewise: what an enhancer over
+its codes makes of them that changes nothing.
 Where mix.together says how many speak at once and how loud, no noise: each of them a voice of a mixture, as audiotok/data/together.py says.
 What another program made of noisy/ is scored as a system where it lies in EXP_DIR/audio/NAME/ under the same file names beside a copy of
 noisy/utterances.jsonl.
-Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, enhance.ceiling, seed, device; data and prepare as for prepare.
+Told by: everything under mix, tokenizer, noise.datasets, noise.left_out, enhance.ceiling, enhance.floor, seed, device; data and prepare as
+for prepare.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,8 @@ def run(cfg: DictConfig) -> None:
     made = {"mixes": paths.mixes_fingerprint(cfg)}
     _build(cfg, paths.audio(cfg) / "unprocessed", made, lambda folder: _copy(paths.mixes(cfg) / "noisy", folder))
     made |= paths.settings(cfg, "tokenizer")
-    _build(cfg, paths.audio(cfg) / cfg.enhance.ceiling, made, lambda folder: _ceiling(cfg, folder))
+    for name, heard in ((cfg.enhance.ceiling, _clean), (cfg.enhance.floor, _noisy)):
+        _build(cfg, paths.audio(cfg) / name, made, partial(_through, cfg, heard))
 
 
 def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path], None]) -> None:
@@ -101,15 +105,30 @@ def _copy(source: Path, folder: Path) -> None:
         shutil.copy(path, folder / path.name)
 
 
-def _ceiling(cfg: DictConfig, folder: Path) -> None:
+Heard = Callable[[DictConfig, int], Callable[[str], Tensor]]  # of a rate, wav_T by the id of a mix
+
+
+def _clean(cfg: DictConfig, rate: int) -> Callable[[str], Tensor]:
+    cuts = {cut.id: cut for cut in load_cuts(paths.mixes(cfg), "test")}
+    return lambda id: read_cut(cuts[id], rate)
+
+
+def _noisy(cfg: DictConfig, rate: int) -> Callable[[str], Tensor]:
+    folder = paths.mixes(cfg) / "noisy"
+    files_of = {row["id"]: folder / row["path"] for row in files.read_jsonl(folder / UTTERANCES)}
+    return lambda id: audio.resample(*audio.read(files_of[id]), rate)
+
+
+def _through(cfg: DictConfig, heard: Heard, folder: Path) -> None:
+    """What the tokenizer makes of the clean recordings, or of the noisy ones."""
     codec = instantiate(cfg.tokenizer)
     if not isinstance(codec, Decoder):
         raise ValueError(f"tokenizer={cfg.choices.tokenizer} has no way back to sound; choose one that has, such as tokenizer=codec")
     device, rate = distributed.device(cfg.device), codec.spec.sample_rate
-    cuts = {cut.id: cut for cut in load_cuts(paths.mixes(cfg), "test")}
+    read = heard(cfg, rate)
     rows = [row | {"path": f"{file_name(row['id'])}.flac"} for row in files.read_jsonl(paths.mixes(cfg) / "noisy" / UTTERANCES)]
     for row in track(rows, description="resynthesising", transient=True):
-        audio.write(folder / row["path"], _there_and_back(codec, read_cut(cuts[row["id"]], rate).to(device)), rate)
+        audio.write(folder / row["path"], _there_and_back(codec, read(row["id"]).to(device)), rate)
     files.write_jsonl(folder / UTTERANCES, rows)
     files.write_json(folder / SYSTEM, {"sample_rate": rate, "bits_per_second": codec.spec.bits_per_second})
 

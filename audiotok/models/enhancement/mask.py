@@ -1,5 +1,7 @@
 """Enhancement without tokens: a complex mask on the spectrogram of the noisy speech, and back."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,17 +33,24 @@ class ComplexMask(nn.Module):
         heads: int,
         feed_forward: int,
         dropout: float,
+        phase: float,
     ) -> None:
-        """Of the codec only the sample rate is used. Raises ValueError where windows do not overlap by half at least."""
+        """`phase` is the share of the loss that hears phases. Of the codec only the sample rate is used.
+
+        Raises ValueError where windows do not overlap by half at least.
+        """
         super().__init__()
         if n_fft % 2 or not 0 < hop <= n_fft // 2:
             raise ValueError(f"mask: n_fft is even and hop at most half of it; got n_fft={n_fft}, hop={hop}")
-        self.codec, self.n_fft, self.hop, self.loudest = codec, n_fft, hop, loudest
+        self.codec, self.n_fft, self.hop, self.loudest, self.phase = codec, n_fft, hop, loudest, phase
         bins = n_fft // 2 + 1
         self.enter = nn.Linear(bins, width)
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
         self.leave = nn.Linear(width, 2 * bins)
+        with torch.no_grad():  # before anything is learnt every bin is let through as it is, or as loud as the bound allows
+            self.leave.weight.zero_()
+            self.leave.bias.zero_()[:bins] = math.atanh(min(1 / loudest, 0.95))
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, wav_BT: Tensor) -> Tensor:
@@ -74,7 +83,7 @@ class ComplexMask(nn.Module):
         power = wanted_BFN.abs().square().mean().clamp_min(FAINTEST)
         phase = (found_BFN - wanted_BFN).abs().square().mean() / power
         magnitude = (found_BFN.abs() - wanted_BFN.abs()).square().mean() / power
-        return phase + magnitude, {"phase": phase.detach(), "magnitude": magnitude.detach()}
+        return 2 * (self.phase * phase + (1 - self.phase) * magnitude), {"phase": phase.detach(), "magnitude": magnitude.detach()}
 
     @torch.inference_mode()
     def enhance(self, noisy_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class MaskSeparator(nn.Module):
         phase_BST, magnitude_BST = (
             torch.stack([error.abs().square().mean(dim=(2, 3)) for error in errors], dim=1) / power_B11 for errors in zip(*pairs)
         )
-        loss_B, _ = least(phase_BST + magnitude_BST)
+        share = self.enhancer.phase
+        loss_B, _ = least(2 * (share * phase_BST + (1 - share) * magnitude_BST))
         return loss_B.mean(), {}
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ enhance() { stage 3 enhance "enhancer=$choice" "tokenizer.num_codebooks=$k" "exp
 
 stage 0 prepare                                                                                      # corpus -> manifests
 stage 1 mix                                                                                          # manifests -> fixed mixes
-for k in $codebooks; do stage 1 mix "tokenizer.num_codebooks=$k" "enhance.ceiling=ceiling-$k"; done  # through fewer codebooks
+for k in $codebooks; do stage 1 mix "tokenizer.num_codebooks=$k" "enhance.ceiling=ceiling-$k" "enhance.floor=floor-$k"; done # through fewer
 few train                                                                                            # crops in noise -> checkpoints
 few enhance                                                                                          # mixes -> wavs
 stage 4 evaluate                                                                                     # wavs -> scores
