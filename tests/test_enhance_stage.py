@@ -15,7 +15,7 @@ from small_enhancers import noisy_batch
 from tiny import tiny_speech_folder
 
 from audiotok import audio, cli, files
-from audiotok.stages import enhance, prepare, train_enhancer
+from audiotok.stages import enhance, paths, prepare, train_enhancer
 from audiotok.synthesis.enhanced_files import plan
 from audiotok.tokenizers import weights
 from audiotok.tokenizers.codec import Codec, save_network
@@ -183,3 +183,22 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
         )
     )
     assert len(audio.read(tmp_path / "out" / "a.wav")[0]) == 6500
+
+
+def test_people_who_are_kept_for_the_dev_split_are_not_learnt_from(monkeypatch):
+    def cut(name, speaker, dataset="speech"):
+        return SimpleNamespace(id=name, custom={"dataset": dataset}, supervisions=[SimpleNamespace(speaker=speaker)])
+
+    people = [f"p{number}" for number in range(200)]
+    splits = {
+        "train": [cut(f"{name}-{turn}", name) for name in people for turn in (0, 1)] + [cut("n", "", "noise")],
+        "dev": [cut("d", "p3")],
+    }
+    monkeypatch.setattr(train_enhancer, "load_cuts", lambda folder, split: splits[split])
+    cfg = cli.load("speech/enhance", ["data.root=nowhere"])
+    monkeypatch.setattr(paths, "manifests", lambda cfg: None)
+    train, dev = (train_enhancer._speech(cfg, split, left_out=["noise"], dev_speakers=0.1) for split in ("train", "dev"))
+    speakers = [{one.supervisions[0].speaker for one in cuts} for cuts in (train, dev[1:])]
+    assert dev[0].id == "d" and not speakers[0] & speakers[1] and speakers[0] | speakers[1] == set(people) and 5 < len(speakers[1]) < 40
+    assert len(train) + len(dev) == 401
+    assert [one.id for one in train_enhancer._speech(cfg, "dev", left_out=["noise"], dev_speakers=0.0)] == ["d"]

@@ -9,6 +9,7 @@ Told by: enhancer and its keys, tokenizer, everything under noise, crops and tra
 """
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from rich.console import Console
 
 from audiotok.data.acoustics import Shaped
 from audiotok.data.batching import Share
-from audiotok.data.crops import RandomCrops
+from audiotok.data.crops import RandomCrops, speaker_of
 from audiotok.data.manifests import load_cuts
 from audiotok.data.noisy import NoisyCrops
 from audiotok.data.pairs import PairCrops, paired
 from audiotok.data.rooms import Rooms, Shoeboxes
+from audiotok.data.splits import hashed_split
 from audiotok.data.together import Together, VoiceCrops
 from audiotok.stages import learning, paths
 from audiotok.synthesis.separating import Separator
@@ -62,7 +64,7 @@ def _noise(cfg: DictConfig) -> dict[str, Any]:
     """Of the `noise` section, what the crops depend on."""
     noise: dict[str, Any] = paths.settings(cfg, "noise")["noise"]
     read = next((key for key in ("together", "pairs") if noise.get(key)), None)
-    return noise if read is None else {key: noise[key] for key in ("datasets", "left_out", read)}
+    return noise if read is None else {key: noise[key] for key in ("datasets", "left_out", "dev_speakers", read)}
 
 
 def _refuse_other_batches(cfg: DictConfig, model: Any) -> None:
@@ -80,7 +82,7 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
     if split == "dev":  # as the recordings are
         options |= {"speeds": [1.0], "balance": 1.0}
     crops = partial(RandomCrops, sample_rate=sample_rate, seed=cfg.seed, **options)
-    speech = [cut for cut in load_cuts(paths.manifests(cfg), split) if _dataset(cut) not in (*noise["datasets"], *noise["left_out"])]
+    speech = _speech(cfg, split, left_out=(*noise["datasets"], *noise["left_out"]), dev_speakers=noise["dev_speakers"])
     if "together" in noise:  # only recipes of separation say it: what others were trained with is as it was
         return VoiceCrops(crops(cuts=speech), Together(**noise["together"]))
     if noise.get("pairs"):
@@ -92,6 +94,15 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
     rooms = Rooms(noise["rooms"], responses, shoeboxes, sample_rate=sample_rate, seed=cfg.seed, setting="noise.rooms")
     options = {key: noise[key] for key in ("kinds", "snrs", "voices", "faster", "bend_db")}
     return NoisyCrops(crops(cuts=speech), noises, shaped=Shaped(**noise["shaped"]), rooms=rooms, **options)
+
+
+def _speech(cfg: DictConfig, split: str, *, left_out: Sequence[str], dev_speakers: float) -> list[MonoCut]:
+    """The speech of a split, those people of the training split who are kept for the dev split in the latter."""
+    found = {name: [cut for cut in load_cuts(paths.manifests(cfg), name) if _dataset(cut) not in left_out] for name in {split, "train"}}
+    if not dev_speakers:
+        return found[split]
+    of = [hashed_split(speaker_of(cut), {"dev": dev_speakers}) for cut in found["train"]]
+    return [*(found["dev"] if split == "dev" else []), *(cut for cut, kept_for in zip(found["train"], of) if kept_for == split)]
 
 
 def _dataset(cut: MonoCut) -> Any:
