@@ -93,6 +93,22 @@ def test_what_is_there_is_kept_unless_it_is_to_be_made_anew(trained, recordings,
     assert len(audio.read(out / "a.wav")[0]) == 6500
 
 
+def test_a_share_of_the_noisy_recording_is_left_in(trained, recordings, tmp_path):
+    for share in (0.0, 0.25):
+        run(
+            trained("mask"),
+            f"enhance.input={recordings}",
+            f"enhance.out={tmp_path / str(share)}",
+            f"enhance.left_in={share}",
+            "enhance.seconds=1",
+        )
+    made_T, mixed_T = (audio.read(tmp_path / share / "a.wav")[0] for share in ("0.0", "0.25"))
+    noisy_T = audio.read(recordings / "a.wav")[0]
+    torch.testing.assert_close(mixed_T, 0.75 * made_T + 0.25 * noisy_T, rtol=0, atol=1e-4)
+    with pytest.raises(SystemExit, match=r"enhance\.left_in is a share of the noisy recording, from 0 to below 1; got 1"):
+        run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'all'}", "enhance.left_in=1")
+
+
 def test_an_enhancer_that_is_shipped_works_by_its_name_as_the_checkpoint_does(trained, recordings, tmp_path, monkeypatch):
     (step,) = Path(trained("mask")[4].partition("=")[2]).glob("train/step_*")
     root = tmp_path / "package" / "pretrained"

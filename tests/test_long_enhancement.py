@@ -77,7 +77,7 @@ def made_of_a_file(folder, wav_T, minutes):
     ).eval()
     source, target = (Path(folder) / f"{name}{minutes}.wav" for name in ("in", "out"))
     audio.write(source, wav_T.repeat(-(-60 * minutes * RATE // len(wav_T)))[: 60 * minutes * RATE], RATE)
-    enhance_file(model, source, target, seconds=4.0, overlap_seconds=0.5, device=torch.device("cpu"))
+    enhance_file(model, source, target, seconds=4.0, overlap_seconds=0.5, left_in=0.0, device=torch.device("cpu"))
     made_T, _ = audio.read(target)
     return len(made_T), bool(made_T.isfinite().all())
 

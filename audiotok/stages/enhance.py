@@ -53,6 +53,8 @@ def run(cfg: DictConfig) -> None:
 
 def folders(cfg: DictConfig) -> tuple[Path, Path]:
     """(what is read, what is written). Raises ValueError where nothing is to be written, or there is nothing to read."""
+    if not 0 <= cfg.enhance.left_in < 1:
+        raise ValueError(f"enhance.left_in is a share of the noisy recording, from 0 to below 1; got {cfg.enhance.left_in}")
     if not cfg.enhance.out:
         raise ValueError("enhance wants a folder to write, and one to read if not the mixes: set enhance.input=FOLDER enhance.out=FOLDER")
     if cfg.enhance.input:
@@ -72,7 +74,7 @@ def _made(cfg: DictConfig, pairs: Sequence[tuple[Path, Path]], console: Console)
 
 def _enhance(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
     """Why some could not be enhanced."""
-    failed, manner = [], {key: cfg.enhance[key] for key in ("seconds", "overlap_seconds")}
+    failed, manner = [], {key: cfg.enhance[key] for key in ("seconds", "overlap_seconds", "left_in")}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
         for path, target in progress.track(pairs, description="enhancing"):
             try:

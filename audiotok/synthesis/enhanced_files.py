@@ -31,10 +31,16 @@ def plan(source: Path, out: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def enhance_file(enhancer: Enhancer, path: Path, target: Path, *, seconds: float, overlap_seconds: float, device: torch.device) -> None:
-    """Write the recording made clean, mono, at its own rate and as long as it is to the sample. Raises ValueError as `audio.read` does."""
+def enhance_file(
+    enhancer: Enhancer, path: Path, target: Path, *, seconds: float, overlap_seconds: float, left_in: float, device: torch.device
+) -> None:
+    """Write the recording made clean, mono, at its own rate and as long as it is to the sample. Raises ValueError as `audio.read` does.
+
+    `left_in` is the share of the noisy recording that is left in it: what an enhancer damages weighs less then (arXiv 2201.06685).
+    """
     wav_T, rate = audio.read(path)
     heard_T = audio.resample(wav_T, rate, enhancer.codec.spec.sample_rate)
     made_T = enhanced(enhancer, heard_T.to(device), seconds=seconds, overlap_seconds=overlap_seconds).cpu()
+    made_T = (1 - left_in) * made_T + left_in * heard_T
     back_T = audio.resample(made_T, enhancer.codec.spec.sample_rate, rate)[: len(wav_T)]
     audio.write(target, back_T.clamp(-1, 1), rate)
