@@ -144,7 +144,7 @@ def _each(stage: ModuleType, recipe: str, overrides: Sequence[str], key: str, *,
 
 def stage_names() -> list[str]:
     """The stages, in the order in which a recipe runs them."""
-    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"learning", "paths", "sweeps", "voices"}
+    found = {module.name for module in pkgutil.iter_modules(stages.__path__)} - {"learning", "paths", "sweeps", "trained", "voices"}
     return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
 
