@@ -17,6 +17,7 @@ from audiotok.models.enhancement.lattice_transducer import LatticeTransducer
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.models.enhancement.separation import MaskSeparator, TokenSeparator
 from audiotok.models.enhancement.transducer import Transducer
+from audiotok.models.reconstruction import SpectralDistance
 from audiotok.synthesis.enhancing import Enhancer, Speaking
 from audiotok.tokenizers.codec import Codec
 
@@ -53,6 +54,12 @@ def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
     return LatticeTransducer(some, **{"encoder": encoder(look_ahead=1), **BLOCKS, **own} | changes)
 
 
+def latents(some: Codec, *, sound: float = 0.2, **changes: Any) -> LatentRegressor:
+    of = {"mel_windows": [512], "mel_bands": [40], "stft_windows": [], "magnitude_weight": 0.0, "complex_weight": 0.0, "compression": 1.0}
+    ears = encoder(**{"ear": CodecEar(some), "look_ahead": 0} | changes)
+    return LatentRegressor(some, encoder=ears, sound=sound, distance=SpectralDistance(sample_rate=16000, **of))
+
+
 def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
     """A model with random weights; those of its heads are large, so that what is heard is told apart."""
     torch.manual_seed(seed)
@@ -63,8 +70,8 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         "decoder_only": lambda: DecoderOnly(
             some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, regression=0.5, **BLOCKS
         ),
-        "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, **BLOCKS),
-        "latents": lambda: LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
+        "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, chained=True, **BLOCKS),
+        "latents": lambda: latents(some),
         "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS),
     }
     return makers[kind]()
@@ -75,7 +82,9 @@ def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
     torch.manual_seed(0)
     if kind == "tokens":
         return TokenSeparator(
-            some, enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, **BLOCKS), voices=voices
+            some,
+            enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, chained=False, **BLOCKS),
+            voices=voices,
         )
     return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS), voices=voices)
 

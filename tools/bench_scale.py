@@ -4,7 +4,8 @@
     tools/bench_scale.py --manifests exp/data/prompts_en-1a2b3c4d --tokenizer codec --workers 1 2 --ranks 1 2
 
 Workers: some minutes of the corpus are tokenised twice by the same workers, by processes and by a Ray of this machine (or the cluster at
---address): the first time with their start counted, then warm. Ratios are to one process, warm; that the stores are the same is said.
+--address, or one of --nodes on loopback): the first time with their start counted, then warm. Ratios are to one process, warm; that the
+stores are the same is said.
 
 Ranks: a transformer of 4 blocks of 256 learns made-up codes under torchrun, a step of as many batches on any number of ranks, whole and
 sharded by FSDP2: seconds a step, the median of --steps, each rank on one thread.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -38,6 +40,7 @@ from audiotok.nn.transformer import Transformer
 from audiotok.training.loop import TrainSettings, start, train_step
 
 CODES, BATCH, POSITIONS = 1024, 4, 256
+STORE_BYTES = 100 * 2**20  # of each node's object store
 SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "warmup_steps": 10,
@@ -59,7 +62,8 @@ def main() -> None:
         return
     told: dict[str, Any] = {"cores": os.cpu_count(), "torch": torch.__version__}
     if options.manifests:
-        told["workers"] = _workers(options)
+        with _cluster(options) as address:
+            told["workers"] = _workers(options, address) | ({"nodes": options.nodes} if options.nodes else {})
     if options.ranks:
         told["ranks"] = _ranks(options)
     print(json.dumps(told, indent=2))
@@ -71,7 +75,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", default="codec", help="a name in configs/tokenizer")
     parser.add_argument("--minutes", type=float, default=5.0, help="of audio")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--address", default="local", help="of a Ray cluster")
+    cluster = parser.add_mutually_exclusive_group()
+    cluster.add_argument("--address", default="local", help="of a Ray cluster")
+    cluster.add_argument("--nodes", type=int, help="of a Ray cluster that is made here for this, with one CPU each")
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sharding", default="none", help=argparse.SUPPRESS)
@@ -79,9 +85,30 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _workers(options: argparse.Namespace) -> dict[str, Any]:
+@contextmanager
+def _cluster(options: argparse.Namespace) -> Iterator[str]:
+    """The address of Ray: of nodes of our own for as long as this lasts, or the one given."""
+    if not options.nodes:
+        yield options.address
+        return
+    import ray  # noqa: PLC0415, optional
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_prestart_worker_first_driver": "0"}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_log_monitor": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        for _ in range(options.nodes - 1):
+            cluster.add_node(**node)
+        yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _workers(options: argparse.Namespace, address: str) -> dict[str, Any]:
     bound_kernel_cache()
-    ray = Ray(address=options.address, num_cpus=1, num_gpus=0, retries=3, patience=300)
+    ray = Ray(address=address, num_cpus=1, num_gpus=0, retries=3, patience=300)
     engines: dict[str, Engine] = {"processes": Processes(), "ray": ray}
     found: dict[str, Any] = {}
     stores = set()

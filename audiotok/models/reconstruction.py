@@ -35,12 +35,12 @@ class SpectralDistance:
         self.compression = compression
 
     def __call__(self, wav_BT: Tensor, reference_BT: Tensor) -> dict[str, Tensor]:
-        """`mel` and `stft`, scalars, smaller is nearer; in float32 whatever the autocast."""
+        """`mel` and, where there are windows for it, `stft`: scalars, smaller is nearer; in float32 whatever the autocast."""
         with torch.autocast(wav_BT.device.type, enabled=False):
             windows = {window for window, _ in self.mels} | set(self.stft_windows)
             spectra = {window: (stft(wav_BT.float(), window), stft(reference_BT.float(), window)) for window in windows}
             sizes = {window: (magnitude(ours), magnitude(theirs)) for window, (ours, theirs) in spectra.items()}
-            return {"mel": self._mel(sizes), "stft": self._stft(spectra, sizes)}
+            return {"mel": self._mel(sizes)} | ({"stft": self._stft(spectra, sizes)} if self.stft_windows else {})
 
     def _mel(self, sizes: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
         distances = []

@@ -4,16 +4,17 @@ import pytest
 import torch
 from learning import descend
 from small_codec import mel, network
-from small_enhancers import KINDS, codec, encoder, lattice, make, noisy_batch, transducer
+from small_enhancers import BLOCKS, KINDS, codec, encoder, latents, lattice, make, noisy_batch, transducer
 
+from audiotok.data.code_vectors import code_vectors
 from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
-from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents
-from audiotok.models.enhancement.latents import LatentRegressor
+from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents, silenced
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.nn.ragged import follow
 from audiotok.tokenizers.codec import Codec
+from audiotok.transforms.patterns import Parallel
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_speaker = pytest.mark.parametrize("kind", ["transducer", "transducer_by_ear", "decoder_only"])
@@ -133,7 +134,7 @@ def test_cross_entropy_is_the_mean_over_what_stands():
 
 
 def test_a_row_that_says_nothing_of_the_sound_is_as_good_as_nothing_in_the_regression(wav_16k):
-    model = LatentRegressor(codec(wav_16k), encoder=encoder())
+    model = latents(codec(wav_16k), sound=0.0, ear=Spectra(mel()), look_ahead=2)
     torch.nn.init.zeros_(model.leave.weight)
     torch.nn.init.zeros_(model.leave.bias)
     assert model.loss(noisy_batch(wav_16k, 6400))[0].item() == pytest.approx(1.0)
@@ -153,8 +154,7 @@ def test_what_learns_from_a_codecs_ear_begins_with_what_the_codec_hears(stride, 
     some = codec(wav_16k)
     wav_1T, frames = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([20])
     heard_BND = some.network.encoder(wav_1T)
-    latents = LatentRegressor(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
-    torch.testing.assert_close(latents(wav_1T, frames), heard_BND, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(latents(some).eval()(wav_1T, frames), heard_BND, rtol=1e-4, atol=1e-4)
     model = lattice(some, stride=stride, encoder=encoder(ear=CodecEar(some), look_ahead=0)).eval()
     told_BNE = model.joiner.guess(model.hear(wav_1T, torch.tensor([6400]), 20))
     mean_BND = heard_BND.unflatten(1, (-1, stride)).mean(dim=2) / model.encoder.frames.ear.unit
@@ -174,6 +174,47 @@ def test_a_transducer_says_the_codes_of_clean_speech_before_it_has_learnt_anythi
     for dtype in (torch.float32, torch.bfloat16):
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
             assert float(model.loss(clean)[1]["right"]) > (0.999 if dtype is torch.float32 else 0.85)
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_chained_codebooks_of_a_conformer_make_good_for_the_ones_before_them(chained, wav_16k):
+    """Sure of the latents as the codec hears them, the codes are the codec's own; chosen each by itself, the first ones alone."""
+    some = codec(wav_16k)
+    wav_1T, frames = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([20])
+    model = ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, chained=chained, **BLOCKS).eval()
+    torch.nn.init.constant_(model.tell.bias.view(3, -1)[:, -1], 8.0)
+    with torch.no_grad():
+        model.tell.weight.view(3, -1, model.tell.in_features)[:, :-1] = model.tell.weight[: model.heads.dim]  # the same guess for each
+    right_K = (model.codes(wav_1T, frames) == some.encode(wav_1T, torch.tensor([6400]))[0]).float().mean(dim=(0, 2))
+    assert right_K[0] == 1
+    assert right_K.min() == 1 if chained else right_K[1:].max() < 0.9
+
+
+def test_the_loss_of_chained_codebooks_is_that_of_each_after_the_true_ones_before_it(wav_16k):
+    some, batch = codec(wav_16k), noisy_batch(wav_16k, 6400)
+    model = make("conformer", some).eval()
+    codes_BKN, frames = some.encode(batch.clean_BT, batch.lengths_B)
+    told_NKE = model.told(model.hear(batch.noisy_BT, frames), model.tell)[0]
+    vectors = code_vectors(some, Parallel(), alike=False)
+    nats, missed = [], []
+    for n in range(codes_BKN.shape[2]):
+        added = [vectors[k][codes_BKN[0, k, n]] for k in range(3)]
+        for k in range(3):
+            left_E = torch.cat([told_NKE[n, k, :-1] - sum(added[:k]), told_NKE[n, k, -1:]])
+            nats.append(-model.heads.of(k, left_E).log_softmax(-1)[codes_BKN[0, k, n]])
+            missed.append((told_NKE[n, k, :-1] - sum(added)).square().sum() / 2)
+    torch.testing.assert_close(model.loss(batch)[0], torch.stack(nats).mean() + 0.5 * torch.stack(missed).mean())
+
+
+def test_what_the_latents_sound_like_is_part_of_their_loss(wav_16k):
+    some, batch = codec(wav_16k), noisy_batch(wav_16k, 6400, 5000)
+    deaf, hearing = (latents(some, sound=sound).eval() for sound in (0.0, 0.2))
+    hearing.load_state_dict(deaf.state_dict())
+    (plain, _), (loss, values) = deaf.loss(batch), hearing.loss(batch)
+    wav_BT = hearing.enhance(batch.noisy_BT, batch.lengths_B)
+    distance = hearing.distance(wav_BT, silenced(batch.clean_BT, batch.lengths_B))["mel"]
+    torch.testing.assert_close(values["mel"], distance, rtol=0.02, atol=0.0)  # of a batch, whose shorter row is decoded to its end
+    torch.testing.assert_close(loss, plain + 0.2 * values["mel"])
 
 
 def test_what_a_codecs_ear_hears_of_a_row_does_not_depend_on_its_company(wav_16k):
@@ -201,7 +242,7 @@ def test_settings_that_do_not_fit_are_refused(wav_16k):
     with pytest.raises(ValueError, match="hop at most half"):
         ComplexMask(some, n_fft=512, hop=300, loudest=2.0, phase=0.5, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
     with pytest.raises(ValueError, match="residual codebooks"):
-        LatentRegressor(Codec(network(wav_16k, quantiser="scalar"), num_codebooks=None), encoder=encoder())
+        latents(Codec(network(wav_16k, quantiser="scalar"), num_codebooks=None))
     with pytest.raises(ValueError, match="choose a divisor"):
         ConformerEnhancer(
             some,
@@ -213,4 +254,5 @@ def test_settings_that_do_not_fit_are_refused(wav_16k):
             feed_forward=8,
             dropout=0.0,
             regression=0.0,
+            chained=True,
         )

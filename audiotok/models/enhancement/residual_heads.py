@@ -76,11 +76,11 @@ class ResidualHeads(nn.Module):
             each = zip(left_BNKD.unbind(2), told_BNKE[..., -1:].unbind(2), *(settled or self.settled()))
             return [_nearness(*one) for one in each]
 
-    def first(self, told_ME: Tensor) -> Tensor:
-        """Logits of the first codebook, before which nothing is said, [M, V]."""
-        with torch.autocast(told_ME.device.type, enabled=False):
-            told_ME = told_ME.float()
-            return _nearness(told_ME[:, :-1], told_ME[:, -1:], *(part[0] for part in self.settled()))
+    def of(self, k: int, told_BNE: Tensor, settled: Settled | None = None) -> Tensor:
+        """Logits of codebook k, [B, N, V_k], of guesses at what is left for it."""
+        with torch.autocast(told_BNE.device.type, enabled=False):
+            told_BNE = told_BNE.float()
+            return _nearness(told_BNE[..., :-1], told_BNE[..., -1:], *(part[k] for part in settled or self.settled()))
 
     def settled(self) -> Settled:
         """Of each codebook the vectors, half their squares and the bias, as they are now."""

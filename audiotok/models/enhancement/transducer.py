@@ -121,7 +121,7 @@ class Joiner(nn.Module):
         predicted_BPJ = F.linear(predicted_BPD, self.predicted.weight[:width])
         joint_MJ = torch.tanh(heard_BNJ[row, frame] + predicted_BPJ[row, position])
         told_ME = self.guess(heard_BND)[row, frame].float() + (joint_MJ @ self.leave_KJE[0]).float() + self.leave_KE[0]
-        return self.heads.first(told_ME)
+        return self.heads.of(0, told_ME)
 
 
 class TransducerStep:
