@@ -11,6 +11,7 @@ GPU, what a large copy moves, if that is more); with the cache, that of keys and
 
 On a GPU ours is launched, recorded (`_graphs`), and compiled and recorded (`_compiled`); each way is held against transformers' best in its
 own type. There a row may differ where two tokens are equally probable but for rounding. `left_out` tells what cannot be measured, and why.
+Ctrl-C leaves out the batch sizes that are not measured yet.
 """
 
 import argparse
@@ -93,9 +94,14 @@ def main() -> None:
     llama = _llama(options).to(options.device)
     ways = (_ways if options.device.type == "cpu" else _gpu_ways)(llama, options)
     ways = {name: way for name, way in ways.items() if options.ways is None or name in options.ways}
-    found = {
-        f"batch_{rows}": _told(_measure(ways, llama, rows, options), llama, rows=rows, tokens=options.tokens) for rows in options.batch
-    }
+    found: dict[str, Any] = {}
+    try:
+        for rows in options.batch:
+            found[f"batch_{rows}"] = _told(_measure(ways, llama, rows, options), llama, rows=rows, tokens=options.tokens)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        print(f"stopped: of {len(options.batch)} batch sizes {len(found)} were measured", file=sys.stderr)
     told = {name: getattr(options, name) for name in ("layers", "width", "heads", "feed_forward", "vocabulary", "tokens", "rounds", "seed")}
     machine_told = machine(options.device) | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     print(json.dumps({**told, "weights": _weights(llama), "machine": machine_told, **found}, indent=2))
@@ -159,7 +165,7 @@ def _ours(llama: LlamaForCausalLM) -> Transformer:
         state[f"{block}.feed_forward.input.weight"] = torch.cat([feed_forward.gate_proj.weight, feed_forward.up_proj.weight])
         state[f"{block}.feed_forward.down.weight"] = feed_forward.down_proj.weight
     ours.load_state_dict(state)
-    return ours.eval()
+    return ours.to(llama.device).eval()
 
 
 def _module(llama: LlamaForCausalLM) -> CodeLM:
