@@ -12,19 +12,28 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from audiotok.nn.kv_cache import KVCache
 from audiotok.nn.transformer import Block, Transformer, attend, rotary
 
 COMPILERS = ("cc", "gcc", "clang")  # Triton compiles its launchers by one
+TIMES = 64  # a function is compiled anew for other types of weights, one row or several, and what else PyTorch takes for granted
 
 Into = Callable[[Block, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 Out = Callable[[Block, Tensor, Tensor], Tensor]
 
 
 def step(module: Transformer, hidden_BND: Tensor, *, cache: KVCache) -> Tensor:
-    """`module(hidden_BND, cache=cache)`, compiled at the first call; for what speaks, as there is no dropout."""
-    return in_parts(module, hidden_BND, cache, *_compiled())
+    """`module(hidden_BND, cache=cache)`, compiled at the first call; for what speaks, as there is no dropout.
+
+    Raises RuntimeError where it cannot be compiled, or was too often.
+    """
+    try:
+        with torch._dynamo.config.patch(cache_size_limit=TIMES):  # the name that all versions know
+            return in_parts(module, hidden_BND, cache, *_compiled())
+    except FailOnRecompileLimitHit as error:  # no RuntimeError, as other failures of a compiler are
+        raise RuntimeError(f"it was compiled anew {TIMES} times, for other shapes, types or settings of PyTorch") from error
 
 
 def in_parts(module: Transformer, hidden_BND: Tensor, cache: KVCache, into: Into, out_of: Out) -> Tensor:

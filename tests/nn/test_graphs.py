@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import tape
@@ -122,6 +123,31 @@ def test_all_blocks_share_what_is_compiled() -> None:
     out_of: fused.Out = torch.compile(fused.out_of_attention, fullgraph=True, backend=backend)
     fused.in_parts(module, hidden(2, 3), module.cache(2, positions=8), into, out_of)
     assert len(made_for) == 2
+
+
+@torch.no_grad()
+def test_what_was_compiled_too_often_is_recorded_uncompiled_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = [torch.compile(each, fullgraph=True, backend="eager") for each in (fused.into_attention, fused.out_of_attention)]
+    monkeypatch.setattr(fused, "_compiled", lambda: functions)
+
+    def speaking(weights: Weights) -> Graphs:
+        """After steps of one row and of several; compiled where that is allowed."""
+        fast, made_by = for_inference(made(), weights=weights), Graphs(lambda step, *, undo: (lambda: None, step()), [fused.step, plain])
+        for rows in (1, 3, 5):
+            cache = fast.cache(rows, positions=8)
+            for _ in range(3):
+                made_by(fast.module, hidden(rows, 1), cache=cache)
+        return made_by
+
+    torch.compiler.reset()
+    assert all(speaking(weights).ways == [fused.step, plain] for weights in get_args(Weights))  # more than PyTorch's own limit holds
+    torch.compiler.reset()
+    monkeypatch.setattr(fused, "TIMES", 2)
+    assert speaking("fp32").ways == [fused.step, plain]
+    with pytest.warns(UserWarning, match="fused.step is not recorded for the GPU.*compiled anew 2 times"):
+        told = speaking("bf16")
+    assert told.ways == [plain] and len(told) == 3
+    torch.compiler.reset()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -45,6 +45,10 @@ class ConformerEnhancer(nn.Module):
         self.heads = ResidualHeads(codec.spec.codebook_sizes, code_vectors(codec, Parallel(), alike=False), delay=0, dim=width)
         self.tell = nn.Linear(self.frames.latents + width, len(codec.spec.codebook_sizes) * self.heads.outputs)
         begin_from_latents(self.tell, self.frames, dim=self.heads.dim)
+        if chained:  # each codebook's guess is of the whole latent
+            with torch.no_grad():
+                whole_ED = self.tell.weight[: self.heads.outputs]
+                self.tell.weight.copy_(whole_ED.repeat(len(codec.spec.codebook_sizes), 1))
 
     def loss(self, batch: NoisyBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Nats per code of the clean speech, and `regression` times what the guesses miss (`ResidualHeads.miss`)."""
