@@ -178,7 +178,7 @@ def test_a_transducer_says_the_codes_of_clean_speech_before_it_has_learnt_anythi
 
 @pytest.mark.parametrize("chained", [True, False])
 def test_chained_codebooks_of_a_conformer_make_good_for_the_ones_before_them(chained, wav_16k):
-    """Before anything is learnt, sure of the latents as the codec hears them: the codec's own codes; each by itself, the first ones alone."""
+    """Sure of the latents as the codec hears them, untrained: the codec's own codes; each by itself, the first ones alone."""
     some = codec(wav_16k)
     wav_1T, frames = wav_16k[None, 8000 : 8000 + 6400], torch.tensor([20])
     model = ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, chained=chained, **BLOCKS).eval()
