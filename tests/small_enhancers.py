@@ -55,9 +55,8 @@ def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
 
 
 def latents(some: Codec, *, sound: float = 0.2, **changes: Any) -> LatentRegressor:
-    of = {"mel_windows": [512], "mel_bands": [40], "stft_windows": [], "magnitude_weight": 0.0, "complex_weight": 0.0, "compression": 1.0}
     ears = encoder(**{"ear": CodecEar(some), "look_ahead": 0} | changes)
-    return LatentRegressor(some, encoder=ears, sound=sound, distance=SpectralDistance(sample_rate=16000, **of))
+    return LatentRegressor(some, encoder=ears, sound=sound, distance=SpectralDistance(sample_rate=16000, mel_windows=[512], mel_bands=[40]))
 
 
 def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
@@ -72,9 +71,14 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         ),
         "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, chained=True, **BLOCKS),
         "latents": lambda: latents(some),
-        "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS),
+        "mask": lambda: ComplexMask(some, n_fft=512, hop=128, loudest=2.0, phase=0.3, **BLOCKS),
     }
-    return makers[kind]()
+    model = makers[kind]()
+    with torch.no_grad():  # some layers begin at what changes nothing, and would hide all that lies before them
+        for layer in (getattr(model, name, None) for name in ("leave", "tell")):
+            if layer is not None:
+                layer.weight.add_(torch.randn_like(layer.weight) * layer.in_features**-0.5)
+    return model
 
 
 def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
@@ -86,7 +90,7 @@ def separator(kind: str, some: Codec, *, voices: int = 2) -> Any:
             enhancer=functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, chained=False, **BLOCKS),
             voices=voices,
         )
-    return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, phase=0.5, **BLOCKS), voices=voices)
+    return MaskSeparator(some, enhancer=functools.partial(ComplexMask, n_fft=512, hop=128, loudest=2.0, phase=0.3, **BLOCKS), voices=voices)
 
 
 def enhancer(kind: str, some: Codec, *, sampler: Sampler = GREEDY, beams: int | None = None) -> Enhancer:

@@ -73,7 +73,7 @@ def streamed(wav_T, minutes):
 def made_of_a_file(folder, wav_T, minutes):
     """As `streamed`, of a file, by a mask."""
     model = ComplexMask(
-        slow_codec(wav_T), n_fft=512, hop=256, loudest=2.0, phase=0.5, width=16, layers=1, heads=2, feed_forward=16, dropout=0.0
+        slow_codec(wav_T), n_fft=512, hop=256, loudest=2.0, phase=0.3, width=16, layers=1, heads=2, feed_forward=16, dropout=0.0
     ).eval()
     source, target = (Path(folder) / f"{name}{minutes}.wav" for name in ("in", "out"))
     audio.write(source, wav_T.repeat(-(-60 * minutes * RATE // len(wav_T)))[: 60 * minutes * RATE], RATE)

@@ -3,14 +3,16 @@
 import shutil
 
 import pytest
+import torch
 from omegaconf import OmegaConf, open_dict
 from small_codec import network
 from tiny import tiny_speech_folder
 
 from audiotok import audio, cli, files
 from audiotok.data.manifests import load_cuts
+from audiotok.data.tokenization import read_cut
 from audiotok.stages import bands, compare, enhance, evaluate, mix, paths, prepare, train_enhancer
-from audiotok.tokenizers.codec import save_network
+from audiotok.tokenizers.codec import Codec, save_network
 
 SMALL = ["enhancer=mask", *(f"enhancer.{setting}" for setting in ("width=32", "layers=1", "heads=2", "feed_forward=32"))]
 SMALL += ["crops.seconds=0.3", "crops.dev_batches=1", "train.steps=1", "train.precision=fp32"]
@@ -81,6 +83,18 @@ def test_mixes_made_again_are_the_same_bytes_and_are_not_made_again_unasked(told
     assert capsys.readouterr().out.count("there already") == 4
     mix.run(load(told, "overwrite=true"))
     assert contents(folder) == before
+
+
+def test_the_ceiling_is_what_the_codec_makes_of_clean_speech_and_the_floor_what_it_makes_of_noisy_speech(told):
+    cfg = load(told)
+    codec, noisy = Codec.from_pretrained(cfg.tokenizer.path, num_codebooks=None), paths.mixes(cfg) / "noisy"
+    clean = {cut.id: read_cut(cut, 16000) for cut in load_cuts(paths.mixes(cfg), "test")}
+    for row in files.read_jsonl(noisy / "utterances.jsonl"):
+        for name, wav_T in (("ceiling", clean[row["id"]]), ("floor", audio.read(noisy / row["path"])[0])):
+            with torch.inference_mode():
+                wanted_1T, _ = codec.decode(*codec.encode(wav_T[None], torch.tensor([len(wav_T)])))
+            found_T, _ = audio.read(paths.audio(cfg) / name / row["path"])
+            torch.testing.assert_close(found_T, wanted_1T[0, : len(wav_T)].clamp(-1, 1), rtol=0, atol=2**-15)
 
 
 def test_what_does_nothing_what_nothing_is_done_to_and_a_stranger_are_scored_by_band(told):

@@ -82,7 +82,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sharding", default="none", help=argparse.SUPPRESS)
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)  # of torchrun
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.nodes is not None and not (options.manifests and max(options.workers) <= options.nodes):
+        parser.error(f"--nodes {options.nodes} are for --workers of no more than as many, and --manifests to tokenise")
+    return options
 
 
 @contextmanager

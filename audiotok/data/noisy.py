@@ -37,10 +37,10 @@ class NoisyCrops:
     rank).
 
     `kinds` are shares: recorded (one of the `noises`, from a random place on, played by a factor between the two of `faster` and through a
-    random filter of so many dB, `bend_db`), babble (`voices` crops of other people at once, each as loud), `shaped`, white, pink, brown.
-    The ratio in dB, of the speech as it is heard in the room, is drawn between the two `snrs`. The clean crop is the direct sound in the
-    noisy one. A crop that is silent stays as it is. What would leave full scale is turned down, noisy and clean together. Raises ValueError
-    for an unknown kind, and where recorded noise is wanted and there is none.
+    random filter of so many dB, `bend_db`), babble (`voices` crops of other people at once, of the same power each), `shaped`, white, pink,
+    brown. The ratio in dB, of the speech as it is heard in the room, is drawn between the two `snrs`. The clean crop is the direct sound in
+    the noisy one. A crop that is silent stays as it is. What would leave full scale is turned down, noisy and clean together. Raises
+    ValueError for an unknown kind, and where recorded noise is wanted and there is none.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ class SpectralDistance:
     """
 
     def __init__(
-        self, *, sample_rate: int, mel_windows: Sequence[int], mel_bands: Sequence[int], stft_windows: Sequence[int],
-        magnitude_weight: float, complex_weight: float, compression: float,
+        self, *, sample_rate: int, mel_windows: Sequence[int], mel_bands: Sequence[int], stft_windows: Sequence[int] = (),
+        magnitude_weight: float = 1.0, complex_weight: float = 0.0, compression: float = 1.0,
     ) -> None:  # fmt: skip
         if len(mel_windows) != len(mel_bands):
             raise ValueError(f"spectral distance: {len(mel_windows)} mel windows but {len(mel_bands)} numbers of bands; they go in pairs")

@@ -38,6 +38,8 @@ SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
 
 def run(cfg: DictConfig) -> None:
     console = Console()
+    if not 0 <= cfg.enhance.left_in < 1:
+        raise ValueError(f"enhance.left_in is a share of the noisy recording, from 0 to below 1; got {cfg.enhance.left_in}")
     source, out = folders(cfg)
     pairs = plan(source, out)
     wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
@@ -53,8 +55,6 @@ def run(cfg: DictConfig) -> None:
 
 def folders(cfg: DictConfig) -> tuple[Path, Path]:
     """(what is read, what is written). Raises ValueError where nothing is to be written, or there is nothing to read."""
-    if not 0 <= cfg.enhance.left_in < 1:
-        raise ValueError(f"enhance.left_in is a share of the noisy recording, from 0 to below 1; got {cfg.enhance.left_in}")
     if not cfg.enhance.out:
         raise ValueError("enhance wants a folder to write, and one to read if not the mixes: set enhance.input=FOLDER enhance.out=FOLDER")
     if cfg.enhance.input:
@@ -66,7 +66,8 @@ def folders(cfg: DictConfig) -> tuple[Path, Path]:
 def _made(cfg: DictConfig, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
     """Why some could not be enhanced."""
     enhancer = _enhancer(cfg)
-    if not cfg.enhance.input and isinstance(enhancer, Speaking | OwnVoice | ConformerEnhancer):
+    all_in_codes = isinstance(enhancer, Speaking | OwnVoice | ConformerEnhancer) and not cfg.enhance.left_in
+    if not cfg.enhance.input and all_in_codes:
         spec = enhancer.codec.spec
         files.write_json(Path(cfg.enhance.out) / SYSTEM, {"sample_rate": spec.sample_rate, "bits_per_second": spec.bits_per_second})
     return _enhance(cfg, enhancer, pairs, console)

@@ -44,13 +44,13 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "noise", "mix", "en
 
 
 def run(cfg: DictConfig) -> None:
-    settings = {"manifests": paths.manifests_fingerprint(cfg)} | paths.mix_settings(cfg)
-    _build(cfg, paths.mixes(cfg), settings, lambda folder: _write(cfg, folder))
+    mixed = {"manifests": paths.manifests_fingerprint(cfg)} | paths.mix_settings(cfg)
+    _build(cfg, paths.mixes(cfg), mixed, lambda folder: _write(cfg, folder))
     made = {"mixes": paths.mixes_fingerprint(cfg)}
     _build(cfg, paths.audio(cfg) / "unprocessed", made, lambda folder: _copy(paths.mixes(cfg) / "noisy", folder))
     made |= paths.settings(cfg, "tokenizer")
-    for name, heard in ((cfg.enhance.ceiling, _clean), (cfg.enhance.floor, _noisy)):
-        _build(cfg, paths.audio(cfg) / name, made, partial(_through, cfg, heard))
+    for name, heard, settings in ((cfg.enhance.ceiling, _clean, made), (cfg.enhance.floor, _noisy, made | {"of": "noisy"})):
+        _build(cfg, paths.audio(cfg) / name, settings, partial(_through, cfg, heard))
 
 
 def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path], None]) -> None:

@@ -34,6 +34,10 @@ SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "enhance")
 
 
 def run(cfg: DictConfig) -> None:
+    if cfg.enhance.left_in:
+        raise ValueError(
+            f"enhance.left_in={cfg.enhance.left_in} is for `audiotok enhance`; what is left of two voices would be both: set it to 0"
+        )
     source, out = enhance.folders(cfg)
     separator = enhance.loaded(cfg)
     if not isinstance(separator, Separator):

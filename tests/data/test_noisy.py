@@ -1,5 +1,6 @@
 """Crops in rooms and in noise: the ratio that was asked for, a pure function of the step, nothing clipped."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from lhotse import MonoCut, Recording, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio
-from audiotok.data.acoustics import SLOPES, Shaped, active_power
-from audiotok.data.crops import RandomCrops
+from audiotok.data.acoustics import SLOPES, Shaped, active_power, levelled
+from audiotok.data.crops import RandomCrops, speaker_of
 from audiotok.data.noisy import NoisyCrops, heard
 from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.tokenization import read_cut
@@ -63,6 +64,21 @@ def test_speech_stands_above_its_noise_by_the_ratio_that_was_asked_for(cuts: lis
     for noisy_T, clean_T in zip(batch.noisy_BT, batch.clean_BT):
         noise = float((noisy_T - clean_T).double().square().mean())
         assert 10 * torch.tensor(active_power(clean_T, RATE) / noise).log10() == pytest.approx(5.0, abs=0.01)
+
+
+def test_babble_is_of_other_people_each_as_loud_and_of_oneself_only_where_there_is_nobody_else(cuts: list[MonoCut]) -> None:
+    """Two voices that are all recordings but the speaker's, and have the power of two; the same where each was drawn."""
+    crops, random = noisy(cuts, "babble"), np.random.default_rng(0)
+    assert all(speaker_of(crops.speech.another({"u1"}, random)[0]) != "u1" for _ in range(50))
+    for _ in range(4):
+        again = copy.deepcopy(random)
+        babble_T = crops._noise("babble", "u1", 6400, random)
+        again.integers(2**62)
+        voices = [levelled(crops.speech.cut_out(*crops.speech.another({"u1"}, again))) for _ in range(2)]
+        torch.testing.assert_close(babble_T, voices[0] + voices[1])
+        assert all(float(voice_T.square().mean()) == pytest.approx(1.0, rel=1e-3) for voice_T in voices)
+    alone = noisy(cuts[:1] + cuts[:1] + cuts[:1] + cuts[3:], "babble")
+    assert float(alone._noise("babble", "u0", 6400, random).square().mean()) > 0
 
 
 def test_what_is_wanted_of_speech_in_a_room_is_its_direct_sound_dry(cuts: list[MonoCut]) -> None:

@@ -1,5 +1,7 @@
 """The enhancers: what they hear, that they learn, and that the engine's step says what training computes."""
 
+import functools
+
 import pytest
 import torch
 from learning import descend
@@ -11,7 +13,10 @@ from audiotok.data.noisy import NoisyBatch
 from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
 from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents, silenced
-from audiotok.models.enhancement.mask import ComplexMask
+from audiotok.models.enhancement.latents import LatentRegressor
+from audiotok.models.enhancement.mask import ComplexMask, compressed
+from audiotok.models.enhancement.separation import TokenSeparator
+from audiotok.models.reconstruction import SpectralDistance
 from audiotok.nn.ragged import follow
 from audiotok.tokenizers.codec import Codec
 from audiotok.transforms.patterns import Parallel
@@ -142,11 +147,20 @@ def test_a_row_that_says_nothing_of_the_sound_is_as_good_as_nothing_in_the_regre
 
 def test_a_mask_begins_by_giving_the_recording_back(wav_16k):
     model = ComplexMask(
-        codec(wav_16k), n_fft=512, hop=128, loudest=2.0, phase=0.5, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0
+        codec(wav_16k), n_fft=512, hop=128, loudest=2.0, phase=0.3, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0
     )
     for length in (1, 100, 128, 5001):
         wav_1T = wav_16k[None, 8000 : 8000 + length]
         torch.testing.assert_close(model.enhance(wav_1T, torch.tensor([length])), wav_1T, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_mask_hears_phases_by_its_share(wav_16k):
+    model, batch = make("mask", codec(wav_16k)).eval(), noisy_batch(wav_16k, 6400)
+    found, wanted = compressed(model(batch.noisy_BT)), compressed(model.spectrum(batch.clean_BT))
+    power = wanted.abs().square().mean()
+    phase, magnitude = (found - wanted).abs().square().mean() / power, (found.abs() - wanted.abs()).square().mean() / power
+    assert phase.item() > 1.1 * magnitude.item()
+    torch.testing.assert_close(model.loss(batch)[0], 2 * (0.3 * phase + 0.7 * magnitude))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -238,9 +252,14 @@ def test_settings_that_do_not_fit_are_refused(wav_16k):
     with pytest.raises(ValueError, match="look_ahead"):
         encoder(look_ahead=-1)(hop=320, sample_rate=16000)
     with pytest.raises(ValueError, match="hop at most half"):
-        ComplexMask(some, n_fft=512, hop=300, loudest=2.0, phase=0.5, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
+        ComplexMask(some, n_fft=512, hop=300, loudest=2.0, phase=0.3, width=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
     with pytest.raises(ValueError, match="residual codebooks"):
         latents(Codec(network(wav_16k, quantiser="scalar"), num_codebooks=None))
+    with pytest.raises(ValueError, match=r"enhancer\.distance is of 8000 Hz, and the codec speaks at 16000 Hz"):
+        LatentRegressor(some, encoder=encoder(), sound=0.1, distance=SpectralDistance(sample_rate=8000, mel_windows=[512], mel_bands=[40]))
+    with pytest.raises(ValueError, match=r"chained=true is of one voice"):
+        chained = functools.partial(ConformerEnhancer, ear=Spectra(mel()), kernel=7, regression=0.0, chained=True, **BLOCKS)
+        TokenSeparator(some, enhancer=chained, voices=2)
     with pytest.raises(ValueError, match="choose a divisor"):
         ConformerEnhancer(
             some,

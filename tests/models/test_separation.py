@@ -43,7 +43,7 @@ def loss_in(kind, model, batch, row, order):
     spectra_SFN, wanted_SFN = compressed(model(mixed_1T)[0]), compressed(model.enhancer.spectrum(wanted_ST))
     for voice, output in enumerate(order):
         found, wanted = spectra_SFN[output], wanted_SFN[voice]
-        values.append((found - wanted).abs().square().mean() + (found.abs() - wanted.abs()).square().mean())
+        values.append(2 * (0.3 * (found - wanted).abs().square().mean() + 0.7 * (found.abs() - wanted.abs()).square().mean()))
     return torch.stack(values).mean() / wanted_SFN.abs().square().mean()
 
 

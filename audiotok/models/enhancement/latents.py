@@ -24,13 +24,16 @@ class LatentRegressor(nn.Module):
     unit: Tensor
 
     def __init__(self, codec: Codec, *, encoder: Callable[..., CausalEncoder], sound: float, distance: SpectralDistance) -> None:
-        """Raises ValueError for a codec whose latents are not what its decoder takes."""
+        """Raises ValueError for a codec whose latents are not what its decoder takes, or a distance of another sample rate."""
         super().__init__()
         quantiser = codec.network.quantiser
         if not isinstance(quantiser, ResidualCodebooks):
             raise ValueError(
                 f"enhancer: a codec with {type(quantiser).__name__} does not decode its latents; choose one with residual codebooks"
             )
+        if distance.sample_rate != codec.spec.sample_rate:
+            rates = f"{distance.sample_rate} Hz, and the codec speaks at {codec.spec.sample_rate} Hz"
+            raise ValueError(f"enhancer.distance is of {rates}; set enhancer.distance.sample_rate")
         self.codec, self.sound, self.distance = codec, sound, distance
         self.encoder = encoder(hop=int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.leave = nn.Linear(self.encoder.width, quantiser.codebooks_KVD.shape[2])

@@ -26,6 +26,8 @@ class TokenSeparator(nn.Module):
     def __init__(self, codec: Codec, *, enhancer: Callable[[Codec], ConformerEnhancer], voices: int) -> None:
         super().__init__()
         self.enhancer = enhancer(codec)
+        if self.enhancer.chained:
+            raise ValueError("enhancer.enhancer.chained=true is of one voice; here each codebook is chosen by itself: set it to false")
         self.others = _more(self.enhancer.tell, voices)
 
     @property
