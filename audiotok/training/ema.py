@@ -1,11 +1,13 @@
 """The exponential moving average of a model's weights: what is validated and what speaks."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from audiotok import distributed
+from audiotok.tokenizers.base import Encoder
 
 
 class EMA:
@@ -16,7 +18,7 @@ class EMA:
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model, _tokenizers(model)).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
@@ -26,3 +28,9 @@ class EMA:
         torch._foreach_lerp_(averages, [distributed.local(parameter.data) for parameter in model.parameters()], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers()):
             average.copy_(buffer)
+
+
+def _tokenizers(model: nn.Module) -> dict[int, Any]:
+    """By their ids, those that a model holds as they are: they learn nothing, and another program's cannot be copied."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    return {id(value): value for value in held if isinstance(value, Encoder) and not isinstance(value, nn.Module)}

@@ -19,6 +19,7 @@ from audiotok.models.enhancement.separation import TokenSeparator
 from audiotok.models.reconstruction import SpectralDistance
 from audiotok.nn.ragged import follow
 from audiotok.tokenizers.codec import Codec
+from audiotok.training.ema import EMA
 from audiotok.transforms.patterns import Parallel
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -61,6 +62,22 @@ def test_weights_of_the_codec_are_no_weights_of_the_enhancer(kind, wav_16k):
     descend(model, noisy_batch(wav_16k, 3200), steps=2, rate=1e-2)
     assert all(torch.equal(old, new) for old, new in zip(before, some.network.state_dict().values()))
     assert not {id(weight) for weight in some.network.parameters()} & {id(weight) for weight in model.parameters()}
+
+
+class Opaque(Codec):
+    """As a tokenizer of another program's, which cannot be copied."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot be copied")
+
+
+@every_kind
+def test_the_average_of_the_weights_shares_the_tokenizer_and_no_weight_that_learns(kind, wav_16k):
+    some = Opaque(network(wav_16k), num_codebooks=3)
+    model = make(kind, some)
+    average = EMA(model, decay=0.9).model
+    assert average.codec is some
+    assert not {id(weight) for weight in average.parameters()} & {id(weight) for weight in model.parameters()}
 
 
 @every_speaker
