@@ -54,19 +54,32 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return met
 
 
-def test_results_come_in_order_from_all_processes_on_one_thread_each_and_no_task_is_taken_before_one_is_free() -> None:
-    taken: list[int] = []
+def noted(folder: Path) -> Callable[[int], tuple[int, int, int]]:
+    """Squares, of which each is noted in a folder as it is done."""
+    square = squares()
+
+    def work(number: int) -> tuple[int, int, int]:
+        done = square(number)
+        (folder / str(number)).touch()
+        return done
+
+    return work
+
+
+def test_results_come_in_order_from_all_processes_on_one_thread_each_and_no_task_is_taken_before_one_is_free(tmp_path: Path) -> None:
+    at_work: list[int] = []  # as each task is taken, how many before it are not done
 
     def tasks() -> Iterator[int]:
-        for number in (0, 1, 2, 3, 5, 6, 7, 8, 9):
-            taken.append(number)
+        for place, number in enumerate((0, 1, 2, 3, 5, 6, 7, 8, 9)):
+            at_work.append(place - len(list(tmp_path.iterdir())))
             yield number
 
-    with started(squares) as workers:
+    with started(partial(noted, tmp_path)) as workers:
         results = workers.map(tasks())
-        assert next(results)[0] == 0 and len(taken) <= 6
+        assert next(results)[0] == 0
         rest = list(results)
         assert [square for square, _, _ in rest] == [1, 4, 9, 25, 36, 49, 64, 81]
+        assert len(at_work) == 9 and max(at_work) <= 1
         assert {pid for _, pid, _ in rest} == set(workers.pids) and {threads for _, _, threads in rest} == {1}
         assert list(workers.map([])) == [] and [square for square, _, _ in workers.map([5])] == [25]
         pids = workers.pids
