@@ -84,6 +84,14 @@ def test_a_full_disk_is_an_os_error_that_leaves_nothing_half(tmp_path: Path, nam
     assert any(path.stat().st_size > size for path in tmp_path.rglob("*"))
 
 
+def test_a_checkpoint_that_the_disk_has_no_room_for_says_so_wherever_it_stops(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "whole")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.suffix in (".pt", ".safetensors"))
+    for size in (*(round(share * sizes[-1]) for share in (0.2, 0.5, 0.8, 0.95)), sizes[-1] - 1):
+        with full_disk(size), pytest.raises(OSError, match="File too large"):
+            write_checkpoint(tmp_path / "refused")
+
+
 def ended(words: list[str], root: Path, disturb: Disturb | None = None) -> tuple[int, str]:
     """The exit status of a stage under a disturbance, and what it said."""
     code = kill_check.end(start(words, root, disturb=disturb))

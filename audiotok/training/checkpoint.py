@@ -68,7 +68,8 @@ def _write(path: Path, weights: Mapping[str, Mapping[str, Tensor]], training: Ma
             for name, tensors in weights.items():
                 save_file(dict(tensors), partial / f"{name}.safetensors")
                 files.open_to_readers(partial / f"{name}.safetensors")
-            torch.save(training, partial / "training.pt")
+            with open(partial / "training.pt", "wb") as file:  # of a path PyTorch would not tell the system's reason
+                torch.save(training, file)
         for name, value in records.items():
             files.write_json(partial / f"{name}.json", files.redacted(value))
         files.seal(partial)
@@ -80,7 +81,8 @@ def _refused_by_the_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(f"{path} cannot be written ({str(error).strip().partition(chr(10))[0]}); is the disk full?") from error
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise OSError(f"{path} cannot be written ({str(reason).strip().partition(chr(10))[0]}); is the disk full?") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
