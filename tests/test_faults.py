@@ -84,12 +84,19 @@ def test_a_full_disk_is_an_os_error_that_leaves_nothing_half(tmp_path: Path, nam
     assert any(path.stat().st_size > size for path in tmp_path.rglob("*"))
 
 
-def test_a_checkpoint_that_the_disk_has_no_room_for_says_so_wherever_it_stops(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "whole")
-    sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.suffix in (".pt", ".safetensors"))
-    for size in (*(round(share * sizes[-1]) for share in (0.2, 0.5, 0.8, 0.95)), sizes[-1] - 1):
+def test_a_training_state_that_the_disk_has_no_room_for_says_so_wherever_it_stops(tmp_path: Path) -> None:
+    """Longer than the weights, so that each size lets these be written whole."""
+    model = nn.Linear(40, 40)
+    optimizer = adamw(model, learning_rate=0.1, weight_decay=0.0)
+    model(torch.ones(1, 40)).sum().backward()
+    optimizer.step()
+    state = TrainState(model, EMA(model, decay=0.9), optimizer)
+    folder = checkpoint.save(tmp_path / "whole", state, records={}, keep=1)
+    least, most = ((folder / name).stat().st_size for name in ("model.safetensors", "training.pt"))
+    for size in range(least + 1, most, (most - least) // 7):
         with full_disk(size), pytest.raises(OSError, match="File too large"):
-            write_checkpoint(tmp_path / "refused")
+            checkpoint.save(tmp_path / "refused", state, records={}, keep=1)
+    assert not any(path.is_file() for path in (tmp_path / "refused").rglob("*"))
 
 
 def ended(words: list[str], root: Path, disturb: Disturb | None = None) -> tuple[int, str]:
