@@ -36,7 +36,15 @@ def encoder(**changes: Any) -> Any:
 
 
 def transducer(some: Codec, **changes: Any) -> Transducer:
-    own = {"delay": 1, "from_vectors": True, "joint": 16, "replace_codes": 0.05, "own_history": 0.3, "regression": 0.5}
+    own = {
+        "delay": 1,
+        "from_vectors": True,
+        "joint": 16,
+        "replace_codes": 0.05,
+        "own_history": 0.3,
+        "free_running": 0.25,
+        "regression": 0.5,
+    }
     return Transducer(some, **{"encoder": encoder(), **BLOCKS, **own} | changes)
 
 
@@ -49,6 +57,7 @@ def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
         "joint": 16,
         "replace_codes": 0.05,
         "own_history": 0.3,
+        "free_running": 0.25,
         "regression": 0.5,
     }
     return LatticeTransducer(some, **{"encoder": encoder(look_ahead=1), **BLOCKS, **own} | changes)
@@ -67,7 +76,7 @@ def make(kind: str, some: Codec, *, seed: int = 0) -> Any:
         "transducer_by_ear": lambda: transducer(some, encoder=encoder(ear=CodecEar(some), look_ahead=0)),
         "lattice": lambda: lattice(some),
         "decoder_only": lambda: DecoderOnly(
-            some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, regression=0.5, **BLOCKS
+            some, delay=1, from_vectors=True, replace_codes=0.05, own_history=0.3, free_running=0.25, regression=0.5, **BLOCKS
         ),
         "conformer": lambda: ConformerEnhancer(some, ear=CodecEar(some), kernel=7, regression=0.5, chained=True, **BLOCKS),
         "latents": lambda: latents(some),

@@ -164,12 +164,16 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp
         run(trained("mask"), f"enhance.input={recordings}", out, "enhance.checkpoint=voice")
     with pytest.raises(SystemExit, match=r"pretrained/codec_50hz holds no enhancer"):
         run(trained("mask"), f"enhance.input={recordings}", out, "enhance.checkpoint=codec_50hz")
+    learnt_otherwise = ["enhancer.phase=0.5", "enhancer.dropout=0.7"]  # which changes nothing now
+    run(trained("mask"), f"enhance.input={recordings}", out, *learnt_otherwise)
     audio.write(recordings / "c.flac", torch.zeros(5), 16000)
     with pytest.raises(ValueError, match="would both be written to"):
         plan(recordings, tmp_path / "out")
 
 
-def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with_the_same_weights(speech, wav_16k, tmp_path):
+@pytest.fixture
+def tiny(speech, wav_16k, tmp_path):
+    """The overrides of a mask that is trained for four steps on six utterances, which are prepared."""
     save_network(network(wav_16k), tmp_path / "codec")
     root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=6)
     small = ["enhancer=mask", *(f"enhancer.{setting}" for setting in SMALL), f"tokenizer.path={tmp_path / 'codec'}", f"data.root={root}"]
@@ -182,8 +186,12 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
         "crops.dev_batches=1",
     ]
     small += ["train.steps=4", "train.save_every=2", "train.validate_every=2", "train.precision=fp32"]
-    whole, cut = (cli.load("speech/enhance", [*small, f"exp_dir={tmp_path / name}"]) for name in ("whole", "cut"))
-    prepare.run(whole)
+    prepare.run(cli.load("speech/enhance", [*small, f"exp_dir={tmp_path}"]))
+    return small
+
+
+def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with_the_same_weights(tiny, wav_16k, tmp_path):
+    whole, cut = (cli.load("speech/enhance", [*tiny, f"exp_dir={tmp_path / name}"]) for name in ("whole", "cut"))
     train_enhancer.run(whole)
     partial = tmp_path / "cut" / "train.partial"  # as a run leaves it that was killed behind its second step
     shutil.copytree(tmp_path / "whole" / "train", partial)
@@ -195,10 +203,31 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
     enhance.run(
         cli.load(
             "speech/enhance",
-            [*small, f"exp_dir={tmp_path / 'whole'}", f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}"],
+            [*tiny, f"exp_dir={tmp_path / 'whole'}", f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}"],
         )
     )
     assert len(audio.read(tmp_path / "out" / "a.wav")[0]) == 6500
+
+
+def test_training_starts_from_weights_that_are_given_and_knows_them_by_what_they_are(tiny, tmp_path, capsys):
+    def train(name, *more):
+        train_enhancer.run(cli.load("speech/enhance", [*tiny, f"exp_dir={tmp_path / name}", *more]))
+        return load_file(tmp_path / name / "train" / checkpoint.latest(tmp_path / name / "train").name / "ema.safetensors")
+
+    little = ["train.steps=1", "train.learning_rate=1e-9", "train.weight_decay=0"]
+    first, nothing = train("first"), train("nothing", *little)
+    further = train("further", *little, f"train.start_from={tmp_path / 'first' / 'train'}")
+    assert all(torch.allclose(tensor, first[key], atol=1e-6) for key, tensor in further.items())
+    assert not all(torch.allclose(tensor, first[key], atol=1e-6) for key, tensor in nothing.items())
+    shutil.copytree(tmp_path / "first" / "train" / "step_00000004", tmp_path / "elsewhere")
+    train("further", *little, f"train.start_from={tmp_path / 'elsewhere'}")
+    assert "is there already" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(ValueError, match=r"train\.start_from"):
+        train("further", *little, f"train.start_from={tmp_path / 'nothing' / 'train'}")
+    with pytest.raises(ValueError, match=r"start_from: .* holds no weights; give a train folder"):
+        train("more", *little, f"train.start_from={tmp_path}")
+    with pytest.raises(ValueError, match=r"voice/model\.safetensors"):
+        train("voice", *little, "train.start_from=voice")
 
 
 def test_people_who_are_kept_for_the_dev_split_are_not_learnt_from(monkeypatch):

@@ -34,7 +34,8 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align
 
 def run(cfg: DictConfig) -> None:
     console = Console()
-    cfg = OmegaConf.merge(cfg, {"train": {key: cfg.distil[key] for key in ("steps", "learning_rate")}})  # type: ignore[assignment]
+    own = {key: cfg.distil[key] for key in ("steps", "learning_rate")} | {"start_from": None}
+    cfg = OmegaConf.merge(cfg, {"train": own})  # type: ignore[assignment]
     tokenizer = instantiate(cfg.tokenizer)
     tokens = paths.tokens(cfg, tokenizer.spec.fingerprint)
     settings = {

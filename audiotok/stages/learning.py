@@ -9,24 +9,42 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from torch import nn
 
-from audiotok import distributed, files
-from audiotok.stages import paths
+from audiotok import checksums, distributed, files
+from audiotok.stages import paths, trained
+from audiotok.tokenizers import weights as shipped
+from audiotok.training import checkpoint
 from audiotok.training.loop import Batch, TrainSettings, fit
 from audiotok.training.memory import keep_freed_memory
 
-DATA_KEYS = ("batch_frames", "window")  # of the `train` section: the data's, not the loop's
+NOT_THE_LOOPS = ("batch_frames", "window", "start_from")  # of the `train` section: of the data, and of what is trained
 
-BEFORE = {"accumulate": 1, "window": None}  # what was so before there was a choice
+BEFORE = {"accumulate": 1, "window": None, "start_from": None}  # what was so before there was a choice
 
 
 def settings(cfg: DictConfig) -> dict:
-    """The `train` section, as what a model is made with: not how it was shared out among processes."""
+    """The `train` section, as what a model is made with: not how it was shared out among processes, nor where the first weights lie.
+
+    Raises ValueError where training is to start from weights that are not there.
+    """
     told = paths.settings(cfg, "train")["train"]
     del told["sharding"]
+    if (start := _start(cfg)) is not None:
+        told["start_from"] = checksums.file_digest(trained.weights_file(start))
     for key, value in BEFORE.items():
         if told[key] == value:
             del told[key]
     return {"train": told}
+
+
+def _start(cfg: DictConfig) -> Path | None:
+    """The checkpoint whose averaged weights training begins with; None: it begins from nothing."""
+    if cfg.train.start_from is None:
+        return None
+    folder = shipped.located(cfg.train.start_from)
+    start = checkpoint.latest(folder) or folder
+    if not trained.weights_file(start).exists():
+        raise ValueError(f"train.start_from: {folder} holds no weights; give a train folder, a step_* folder in it, or a shipped model")
+    return start
 
 
 def build(folder: Path, made_with: Mapping[str, Any], work: Callable[[Path], Any], *, overwrite: bool, console: Console) -> None:
@@ -60,9 +78,14 @@ def learn(
     folder: Path,
     console: Console,
 ) -> Path:
-    """Train as the `train` section says, with progress on the console; returns the last checkpoint."""
+    """Train as the `train` section says, with progress on the console; returns the last checkpoint.
+
+    Raises ValueError where it is to start from weights of another model.
+    """
     keep_freed_memory()
-    options = {key: value for key, value in paths.settings(cfg, "train")["train"].items() if key not in DATA_KEYS}
+    if (start := _start(cfg)) is not None:
+        trained.load(start, model)
+    options = {key: value for key, value in paths.settings(cfg, "train")["train"].items() if key not in NOT_THE_LOOPS}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
         task = progress.add_task("training", total=cfg.train.steps, loss="")
 

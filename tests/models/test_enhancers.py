@@ -6,11 +6,11 @@ import pytest
 import torch
 from learning import descend
 from small_codec import mel, network
-from small_enhancers import BLOCKS, KINDS, codec, encoder, latents, lattice, make, noisy_batch, transducer
+from small_enhancers import BLOCKS, GREEDY, KINDS, codec, encoder, latents, lattice, make, noisy_batch, transducer
 
 from audiotok.data.code_vectors import code_vectors
 from audiotok.data.noisy import NoisyBatch
-from audiotok.models.enhancement.clean_codes import cross_entropy, encoded
+from audiotok.models.enhancement.clean_codes import cross_entropy, encoded, said_freely
 from audiotok.models.enhancement.conformer import ConformerEnhancer
 from audiotok.models.enhancement.hearing import CodecEar, Frames, Spectra, begin_from_latents, silenced
 from audiotok.models.enhancement.latents import LatentRegressor
@@ -18,12 +18,14 @@ from audiotok.models.enhancement.mask import ComplexMask, compressed
 from audiotok.models.enhancement.separation import TokenSeparator
 from audiotok.models.reconstruction import SpectralDistance
 from audiotok.nn.ragged import follow
+from audiotok.synthesis.enhancing import Speaking
 from audiotok.tokenizers.codec import Codec
 from audiotok.training.ema import EMA
 from audiotok.transforms.patterns import Parallel
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_speaker = pytest.mark.parametrize("kind", ["transducer", "transducer_by_ear", "decoder_only"])
+every_speaker_and_lattice = pytest.mark.parametrize("kind", ["transducer", "transducer_by_ear", "decoder_only", "lattice"])
 
 
 def inputs(codes_BKP):
@@ -132,17 +134,46 @@ def test_codes_are_placed_in_a_delay_row_by_row(wav_16k):
 
 def test_in_training_alone_some_of_the_history_is_random_and_some_the_models_own(wav_16k):
     torch.manual_seed(0)
-    codes = transducer(codec(wav_16k), replace_codes=0.0, own_history=0.5).codes
+    model = transducer(codec(wav_16k), replace_codes=0.0, own_history=0.5, free_running=0.0)
+    codes, batch = model.codes, noisy_batch(wav_16k, 3200)
     placed = codes.placed(torch.zeros(64, 3, 50, dtype=torch.int64), torch.full((64,), 50))
     own = [torch.full((64, 52, 33), -50.0).index_fill_(2, torch.tensor([7]), 50.0)] * 3
-    heard = codes.heard(placed, lambda codes_BKP: own)
+    heard = codes.heard(placed, lambda codes_BKP: own, model, batch)
     changed = heard != placed.codes_BKP
     assert 0.4 < float(changed[placed.real_BKP].float().mean()) < 0.6
     assert not changed[~placed.real_BKP].any() and bool((heard[changed] == 7).all())
     codes.replace_codes, codes.own_history = 0.2, 0.0
-    spoiled = codes.heard(placed, lambda codes_BKP: own)
+    spoiled = codes.heard(placed, lambda codes_BKP: own, model, batch)
     assert 0.12 < float((spoiled != placed.codes_BKP)[placed.real_BKP].float().mean()) < 0.28
-    assert int(spoiled[placed.real_BKP].max()) == 31 and torch.equal(codes.eval().heard(placed, lambda codes_BKP: own), placed.codes_BKP)
+    assert int(spoiled[placed.real_BKP].max()) == 31 and torch.equal(
+        codes.eval().heard(placed, lambda codes_BKP: own, model, batch), placed.codes_BKP
+    )
+
+
+@every_speaker_and_lattice
+def test_a_recording_that_is_said_freely_is_what_the_model_says_of_it(kind, wav_16k):
+    model, batch = make(kind, codec(wav_16k)).train(), noisy_batch(wav_16k, 6400, 5000)
+    with torch.no_grad():  # so sure that what is drawn is the likeliest
+        (model.joiner.leave_KE if hasattr(model, "joiner") else model.tell.bias.view(3, -1))[:, -1] += 12
+    placed = model.codes.placed(*encoded(model.codec, batch.clean_BT, batch.lengths_B))
+    said = said_freely(model, batch, placed, rows_B=torch.tensor([False, True]))
+    assert model.training and torch.equal(said[:, ~placed.real_BKP[1]], placed.codes_BKP[1:, ~placed.real_BKP[1]])
+    wanted = Speaking(model.eval(), GREEDY, None, seed=0).codes(batch.noisy_BT[1:, :5000], batch.lengths_B[1:])[0]
+    frames = wanted.shape[1]
+    assert torch.equal(model.codes.layout.invert(said[0, :, : frames + model.codes.lag], model.codec.spec), wanted)
+    assert not said_freely(model, batch, placed, rows_B=torch.tensor([False, False])).numel()
+
+
+def test_so_many_recordings_are_said_freely_and_learnt_from(wav_16k):
+    model, batch = transducer(codec(wav_16k), replace_codes=0.0, own_history=0.0, free_running=0.75), noisy_batch(wav_16k, *[1600] * 64)
+    placed = model.codes.placed(*encoded(model.codec, batch.clean_BT, batch.lengths_B))
+    heard = model.codes.heard(placed, lambda codes_BKP: pytest.fail("nothing is foretold after true codes"), model, batch)
+    changed_B = (heard != placed.codes_BKP).any(dim=(1, 2))
+    assert 0.6 < float(changed_B.float().mean()) < 0.9
+    loss, _ = model.loss(batch)
+    loss.backward()
+    assert model.training and all(weight.grad is not None for weight in model.prediction.parameters())
+    assert torch.equal(model.eval().codes.heard(placed, lambda codes_BKP: [], model, batch), placed.codes_BKP)
 
 
 def test_cross_entropy_is_the_mean_over_what_stands():

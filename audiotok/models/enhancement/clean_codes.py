@@ -5,6 +5,7 @@ How many frames there are is known from the noisy speech, so there is no end to 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from audiotok.data.code_vectors import code_vectors
+from audiotok.data.noisy import NoisyBatch
 from audiotok.models.exposure import drawn, share_of_own
 from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.tokenizers.codec import Codec
@@ -35,17 +37,30 @@ def encoded(codec: Codec, wav_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Te
 
 
 class CleanCodes(nn.Module):
-    """Embeddings, layout and loss of clean codes; `replace_codes` and `own_history` as in `audiotok.models.code_decoder`."""
+    """Embeddings, layout and loss of clean codes; `replace_codes` and `own_history` as in `audiotok.models.code_decoder`.
+
+    `free_running` is the share of recordings that are said by the model itself from their start before it learns what to say after that.
+    """
 
     offsets_K: Tensor
 
-    def __init__(self, codec: Codec, *, delay: int, from_vectors: bool, width: int, replace_codes: float, own_history: float) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        delay: int,
+        from_vectors: bool,
+        width: int,
+        replace_codes: float,
+        own_history: float,
+        free_running: float,
+    ) -> None:
         super().__init__()
         self.spec, self.layout = codec.spec, Delay(delay)
         placed = self.layout.out_spec(self.spec)
         self.codebook_sizes = placed.codebook_sizes
         self.lag = delay * (self.spec.num_codebooks - 1)
-        self.replace_codes, self.own_history = replace_codes, own_history
+        self.replace_codes, self.own_history, self.free_running = replace_codes, own_history, free_running
         self.vectors = code_vectors(codec, self.layout) if from_vectors else None
         self.added = code_vectors(codec, self.layout, alike=False) if from_vectors else None
         self.codes = vocabulary(self.codebook_sizes, self.vectors, width=width, std=self.spec.num_codebooks**-0.5)
@@ -74,19 +89,23 @@ class CleanCodes(nn.Module):
         """The inputs [B, P, D] after which the positions of these codes are foretold: input p is what stands at position p - 1."""
         return torch.cat([self.start.expand(len(codes_BKP), 1, -1), self.embed(codes_BKP[..., :-1])], 1)
 
-    def heard(self, placed: Placed, foretell: Callable[[Tensor], Logits]) -> Tensor:
+    def heard(self, placed: Placed, foretell: Callable[[Tensor], Logits], model: Any, batch: NoisyBatch) -> Tensor:
         """codes_BKP that the model learns to go on from: in training some at random, and some as it would have drawn them itself.
 
-        `foretell(codes_BKP)` gives the logits after them. Against exposure bias (arXiv 1906.07651).
+        `foretell(codes_BKP)` gives the logits after them. Against exposure bias (arXiv 1906.07651); but what is drawn after true codes is
+        still near them, so some recordings are said freely (`said_freely`), for which the model has what to say next (arXiv 1011.0686).
         """
         if not self.training:
             return placed.codes_BKP
         codes_BKP = self._spoiled(placed)
-        if not self.own_history:
-            return codes_BKP
-        with torch.no_grad():
-            own_BKP = drawn(foretell(codes_BKP))
-        return torch.where(share_of_own(codes_BKP, self.own_history) & placed.real_BKP, own_BKP, codes_BKP)
+        if self.own_history:
+            with torch.no_grad():
+                own_BKP = drawn(foretell(codes_BKP))
+            codes_BKP = torch.where(share_of_own(codes_BKP, self.own_history) & placed.real_BKP, own_BKP, codes_BKP)
+        if self.free_running:
+            free_B = torch.rand(len(codes_BKP), device=codes_BKP.device) < self.free_running
+            codes_BKP[free_B] = said_freely(model, batch, placed, rows_B=free_B)
+        return codes_BKP
 
     def _spoiled(self, placed: Placed) -> Tensor:
         codes_BKP = placed.codes_BKP
@@ -95,6 +114,22 @@ class CleanCodes(nn.Module):
         random_BKP = (torch.rand(codes_BKP.shape, device=codes_BKP.device) * sizes_K1).long()
         replaced_BKP = (torch.rand(codes_BKP.shape, device=codes_BKP.device) < share_B11) & placed.real_BKP
         return torch.where(replaced_BKP, random_BKP, codes_BKP)
+
+
+def said_freely(model: Any, batch: NoisyBatch, placed: Placed, *, rows_B: Tensor) -> Tensor:
+    """codes_BKP of the rows where `rows_B`, each drawn after those that the model drew before; holes and ends are as they were placed."""
+    placed_BKP, real_BKP = placed.codes_BKP[rows_B], placed.real_BKP[rows_B]
+    if not len(placed_BKP):
+        return placed_BKP
+    sizes, learns = model.codes.spec.codebook_sizes, model.training
+    said = [placed_BKP[..., :1]]  # the first is not heard: before the first position stands the start
+    with torch.inference_mode():
+        step = model.eval().begin(batch.noisy_BT[rows_B], batch.lengths_B[rows_B], positions=placed_BKP.shape[2])
+        for placed_BK1, real_BK1 in zip(placed_BKP.split(1, dim=2), real_BKP.split(1, dim=2)):
+            legal = [logits_B1V[..., :size] for logits_B1V, size in zip(step(said[-1]), sizes)]
+            said.append(drawn(legal).where(real_BK1, placed_BK1))
+    model.train(learns)
+    return torch.cat(said[1:], dim=2)
 
 
 def cross_entropy(logits: Logits, codes_BKN: Tensor, real_BKN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

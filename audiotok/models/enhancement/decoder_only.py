@@ -39,12 +39,19 @@ class DecoderOnly(nn.Module):
         dropout: float,
         replace_codes: float,
         own_history: float,
+        free_running: float,
         regression: float,
     ) -> None:
         super().__init__()
         self.codec, self.regression = codec, regression
         self.codes = CleanCodes(
-            codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
+            codec,
+            delay=delay,
+            from_vectors=from_vectors,
+            width=width,
+            replace_codes=replace_codes,
+            own_history=own_history,
+            free_running=free_running,
         )
         known = [each[:size] for each, size in zip(self.codes.vectors, codec.spec.codebook_sizes)] if self.codes.vectors else None
         self.noisy = vocabulary(codec.spec.codebook_sizes, known, width=width, std=codec.spec.num_codebooks**-0.5)
@@ -63,7 +70,7 @@ class DecoderOnly(nn.Module):
         def told(codes_BKP: Tensor) -> Tensor:
             return self.told(follow(self.transformer, prompt_BND, prompts_B, self.dropout(self.codes.history(codes_BKP))))
 
-        history_BKP = self.codes.heard(placed, lambda codes_BKP: self.heads(told(codes_BKP), codes_BKP))
+        history_BKP = self.codes.heard(placed, lambda codes_BKP: self.heads(told(codes_BKP), codes_BKP), self, batch)
         return said_and_guessed(self.heads, told(history_BKP), placed, history_BKP, regression=self.regression)
 
     def prompt(self, noisy_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,7 @@ class LatticeTransducer(nn.Module):
         joint: int,
         replace_codes: float,
         own_history: float,
+        free_running: float,
         regression: float,
     ) -> None:
         """Raises ValueError for a stride or a band that is none."""
@@ -73,7 +74,13 @@ class LatticeTransducer(nn.Module):
         self.codec, self.stride, self.band, self.regression = codec, stride, band, regression
         self.encoder = encoder(hop=stride * int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
-            codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
+            codec,
+            delay=delay,
+            from_vectors=from_vectors,
+            width=width,
+            replace_codes=replace_codes,
+            own_history=own_history,
+            free_running=free_running,
         )
         self.dropout = nn.Dropout(dropout)
         self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
@@ -90,7 +97,7 @@ class LatticeTransducer(nn.Module):
         def foretell(codes_BKP: Tensor) -> Logits:  # along the diagonal
             return self.joiner(self._on_diagonal(heard_BND, codes_BKP.shape[2]), self.predict(codes_BKP)[:, :-1], codes_BKP)
 
-        history_BKP = self.codes.heard(placed, foretell)
+        history_BKP = self.codes.heard(placed, foretell, self, batch)
         predicted_BPD = self.predict(history_BKP)
         lattice = self.lattice(heard_BND, predicted_BPD, placed, targets_B)
         all_BNU, path_BP = _nats(lattice), self._path(lattice)

@@ -42,13 +42,20 @@ class Transducer(nn.Module):
         joint: int,
         replace_codes: float,
         own_history: float,
+        free_running: float,
         regression: float,
     ) -> None:
         super().__init__()
         self.codec, self.regression = codec, regression
         self.encoder = encoder(hop=int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
-            codec, delay=delay, from_vectors=from_vectors, width=width, replace_codes=replace_codes, own_history=own_history
+            codec,
+            delay=delay,
+            from_vectors=from_vectors,
+            width=width,
+            replace_codes=replace_codes,
+            own_history=own_history,
+            free_running=free_running,
         )
         self.dropout = nn.Dropout(dropout)
         self.prediction = Transformer(width, layers=layers, heads=heads, feed_forward=feed_forward, dropout=dropout)
@@ -64,7 +71,7 @@ class Transducer(nn.Module):
             return self.joiner.told(heard_BPD, self.prediction(self.dropout(self.codes.history(codes_BKP))))
 
         heads = self.joiner.heads
-        history_BKP = self.codes.heard(placed, lambda codes_BKP: heads(told(codes_BKP), codes_BKP))
+        history_BKP = self.codes.heard(placed, lambda codes_BKP: heads(told(codes_BKP), codes_BKP), self, batch)
         return said_and_guessed(heads, told(history_BKP), placed, history_BKP, regression=self.regression)
 
     def hear(self, noisy_BT: Tensor, lengths_B: Tensor, num_frames: int) -> Tensor:
