@@ -1,6 +1,7 @@
 """Every recipe composes, everything it names exists and takes what it is given, and every run.sh names real stages of a real recipe."""
 
 import inspect
+import os
 import shutil
 import subprocess
 
@@ -67,6 +68,23 @@ def test_a_dry_run_prints_the_commands_from_stage_to_stop_stage(script):
     commands = [line.split() for line in shown.stdout.splitlines()]
     assert commands and all(words[0] == "audiotok" and words[-1] == "seed=3" for words in commands)
     assert "prepare" not in shown.stdout
+
+
+@pytest.mark.parametrize("script", ["speech/enhance/run.sh", "speech/enhance/bitrate.sh", "speech/separate/run.sh"])
+def test_what_enhances_in_a_script_was_trained_in_it_and_starts_from_what_was(script):
+    few = {"PATH": os.environ["PATH"], "enhancers": "transducer", "freely": "transducer", "codebooks": "1", "separators": "conformer_two"}
+    shown = subprocess.run([str(cli.ROOT / "egs" / script), "--dry-run"], env=few, capture_output=True, text=True, check=True).stdout
+    trained = dict[str, str]()
+    for _, stage, recipe, *overrides in map(str.split, shown.splitlines()):
+        if stage not in ("train_enhancer", "enhance", "separate"):
+            continue
+        cfg = cli.load(recipe, overrides)
+        if stage == "train_enhancer":
+            assert cfg.exp_dir not in trained and (cfg.train.start_from or "/train").removesuffix("/train") in {"", *trained}
+            trained[cfg.exp_dir] = cfg.choices.enhancer
+        else:
+            assert trained[cfg.exp_dir] == cfg.choices.enhancer and cfg.enhance.out.endswith(cfg.exp_dir.split("/")[-1])
+    assert trained
 
 
 def test_the_shell_scripts_are_shellcheck_clean():
