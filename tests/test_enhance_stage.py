@@ -173,11 +173,12 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp
 
 @pytest.fixture
 def tiny(speech, wav_16k, tmp_path):
-    """The overrides of a mask that is trained for four steps on six utterances, which are prepared."""
+    """The overrides of a kind of enhancer that is trained for four steps on six utterances, which are prepared."""
     save_network(network(wav_16k), tmp_path / "codec")
     root = tiny_speech_folder(tmp_path / "corpus", speech, utterances=6)
-    small = ["enhancer=mask", *(f"enhancer.{setting}" for setting in SMALL), f"tokenizer.path={tmp_path / 'codec'}", f"data.root={root}"]
-    small += [
+    small = [
+        f"tokenizer.path={tmp_path / 'codec'}",
+        f"data.root={root}",
         f"exp_root={tmp_path / 'exp'}",
         "prepare.workers=1",
         "noise.kinds.recorded=0",
@@ -186,11 +187,15 @@ def tiny(speech, wav_16k, tmp_path):
         "crops.dev_batches=1",
     ]
     small += ["train.steps=4", "train.save_every=2", "train.validate_every=2", "train.precision=fp32"]
+    small += [f"enhancer.{setting}" for setting in SMALL]
     prepare.run(cli.load("speech/enhance", [*small, f"exp_dir={tmp_path}"]))
-    return small
+    causal = [f"enhancer.encoder.{setting}" for setting in SMALL]
+    return {"mask": [*small, "enhancer=mask"], "transducer": [*small, *causal, "enhancer=transducer"]}
 
 
-def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with_the_same_weights(tiny, wav_16k, tmp_path):
+@pytest.mark.parametrize("kind", ["mask", "transducer"])
+def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with_the_same_weights(kind, tiny, wav_16k, tmp_path):
+    tiny = tiny[kind] + (["enhancer.free_running=0.75"] if kind == "transducer" else [])
     whole, cut = (cli.load("speech/enhance", [*tiny, f"exp_dir={tmp_path / name}"]) for name in ("whole", "cut"))
     train_enhancer.run(whole)
     partial = tmp_path / "cut" / "train.partial"  # as a run leaves it that was killed behind its second step
@@ -203,7 +208,8 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
     enhance.run(
         cli.load(
             "speech/enhance",
-            [*tiny, f"exp_dir={tmp_path / 'whole'}", f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}"],
+            [*tiny, f"exp_dir={tmp_path / 'whole'}", f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}"]
+            + (["enhancer.free_running=0"] if kind == "transducer" else []),  # how it was taught is nothing to what it says
         )
     )
     assert len(audio.read(tmp_path / "out" / "a.wav")[0]) == 6500
@@ -211,7 +217,7 @@ def test_an_enhancer_trained_by_its_stage_enhances_and_a_run_cut_short_ends_with
 
 def test_training_starts_from_weights_that_are_given_and_knows_them_by_what_they_are(tiny, tmp_path, capsys):
     def train(name, *more):
-        train_enhancer.run(cli.load("speech/enhance", [*tiny, f"exp_dir={tmp_path / name}", *more]))
+        train_enhancer.run(cli.load("speech/enhance", [*tiny["mask"], f"exp_dir={tmp_path / name}", *more]))
         return load_file(tmp_path / name / "train" / checkpoint.latest(tmp_path / name / "train").name / "ema.safetensors")
 
     little = ["train.steps=1", "train.learning_rate=1e-9", "train.weight_decay=0"]
@@ -226,8 +232,16 @@ def test_training_starts_from_weights_that_are_given_and_knows_them_by_what_they
         train("further", *little, f"train.start_from={tmp_path / 'nothing' / 'train'}")
     with pytest.raises(ValueError, match=r"start_from: .* holds no weights; give a train folder"):
         train("more", *little, f"train.start_from={tmp_path}")
-    with pytest.raises(ValueError, match=r"voice/model\.safetensors"):
+    with pytest.raises(ValueError, match=r"was trained on other tokens than these; give the same, tokenizer included"):
         train("voice", *little, "train.start_from=voice")
+    with pytest.raises(ValueError, match=r"none is no folder, nor the name .*; what it is to start from is trained first"):
+        train("none", *little, f"train.start_from={tmp_path / 'none'}")
+
+
+def test_parts_of_weights_say_nothing_freely(tiny, tmp_path):
+    cfg = cli.load("speech/enhance", [*tiny["transducer"], f"exp_dir={tmp_path / 'a'}", "enhancer.free_running=0.5", "train.sharding=fsdp"])
+    with pytest.raises(ValueError, match=r"free_running=0\.5 wants all weights in each process: set train\.sharding=none"):
+        train_enhancer.run(cfg)
 
 
 def test_people_who_are_kept_for_the_dev_split_are_not_learnt_from(monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.exposure import drawn, not_learnt_from, share_of_own
 from audiotok.models.lesson import Lesson
 from audiotok.models.text import PLACES, Batch, Path, Text, TextEncoder, withheld
 from audiotok.nn.branching import Branches, branched
@@ -98,7 +98,7 @@ class ArTts(nn.Module):
         path_BND = self.embed_path(text_BPD, batch.path)
         history_BKN = self.spoil(batch.codes_BKN)
         if self.training and self.own_history:
-            with torch.no_grad():
+            with not_learnt_from():
                 logits = self.logits(self.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN))
             history_BKN = self.replay(history_BKN, logits)
         hidden_BND = self.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.exposure import drawn, not_learnt_from, share_of_own
 from audiotok.models.lesson import Lesson
 from audiotok.models.text import Batch, Text, TextEncoder
 from audiotok.nn.branching import Branches, branched
@@ -189,7 +189,7 @@ class CodeDecoder(nn.Module):
         """The inputs [B, N, D] that the model learns on: `inputs` of the codes, spoiled, and in training in part its own."""
         codes_BKN = self.spoiled(given)
         if self.training and self.own_history:
-            with torch.no_grad():
+            with not_learnt_from():
                 logits = self.logits(self.hidden(text_BPD, lengths_B, inputs(codes_BKN)))
             codes_BKN = self.replayed(codes_BKN, given.real_BKN, logits)
         return inputs(codes_BKN)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from audiotok.models.ar_tts import ArTts
 from audiotok.models.depth_step import DepthStep
+from audiotok.models.exposure import not_learnt_from
 from audiotok.models.text import Batch, Path, Text
 from audiotok.nn.transformer import Transformer
 from audiotok.transforms.unrolled import rolled
@@ -77,7 +78,7 @@ class DepthDecoder(nn.Module):
         path_BND = told.embed_path(text_BPD, by_frame(batch.path, self.spec.num_codebooks))
         history_BKN = told.spoil(codes_BKN)
         if self.training and told.own_history:
-            with torch.no_grad():
+            with not_learnt_from():
                 hidden_BND = told.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN)
                 history_BKN = told.replay(history_BKN, self.logits(hidden_BND, codes_BKN))
         hidden_BND = told.hidden(text_BPD, batch.text.lengths_B, path_BND, history_BKN)

@@ -1,9 +1,21 @@
 """What a model hears in training of what it will hear of itself: parallel scheduled sampling (arXiv 1906.07651)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def not_learnt_from() -> Iterator[None]:
+    """What is foretold within has no gradient, and takes none from the pass behind it.
+
+    Autocast keeps what it has cast; up to PyTorch 2.9 also weights that were cast without a gradient, which then never got one.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
 
 
 def share_of_own(codes_BKN: Tensor, mean: float) -> Tensor:

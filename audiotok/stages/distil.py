@@ -5,8 +5,8 @@ Writes: EXP_DIR/drafters/DRAFTER/ with step_00001000/ as of train, and in it ran
 With distil.selected below 1 EXP_DIR/drafters/DRAFTER_reference/ comes first, a drafter of the same kind that has learnt from all codes; the
 drafter itself learns only from the codes where it lags behind that one most. Both go on where they were after a kill, bit for bit.
 `audiotok synthesize RECIPE drafting=small_model|early_exit|heads drafting.checkpoint=EXP_DIR/drafters/DRAFTER/step_*` speaks with it.
-Told by: drafter (small, early_exit, heads) and its keys, everything under distil and train (but train.steps and train.learning_rate, which
-distil has of its own), seed, device.
+Told by: drafter (small, early_exit, heads) and its keys, everything under distil and train (but train.start_from, and
+train.steps and train.learning_rate, which distil has of its own), seed, device.
 """
 
 import functools

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from torch import nn
 
-from audiotok import checksums, distributed, files
+from audiotok import checksums, distributed, files, publishing, storage
 from audiotok.stages import paths, trained
 from audiotok.tokenizers import weights as shipped
 from audiotok.training import checkpoint
@@ -40,11 +40,27 @@ def _start(cfg: DictConfig) -> Path | None:
     """The checkpoint whose averaged weights training begins with; None: it begins from nothing."""
     if cfg.train.start_from is None:
         return None
-    folder = shipped.located(cfg.train.start_from)
+    place = storage.located(cfg.train.start_from)
+    publishing.bring(place.parent if checkpoint.NAME.fullmatch(place.name) else place)
+    try:
+        folder = shipped.located(place if place.is_dir() else cfg.train.start_from)
+    except ValueError as error:
+        raise ValueError(f"train.start_from: {error}; what it is to start from is trained first") from None
     start = checkpoint.latest(folder) or folder
     if not trained.weights_file(start).exists():
         raise ValueError(f"train.start_from: {folder} holds no weights; give a train folder, a step_* folder in it, or a shipped model")
     return start
+
+
+def _begin(start: Path, model: nn.Module, records: Mapping[str, Any]) -> None:
+    """Fill a model with the weights it starts from. Raises ValueError for those of another model, or of other tokens or texts.
+
+    Weights of one shape may mean other things, as in `audiotok.stages.enhance`.
+    """
+    for name, what in (("spec", "tokens"), ("front_end", "phonemes, speakers or languages")):
+        if name in records and (start / f"{name}.json").exists() and files.read_json(start / f"{name}.json") != records[name]:
+            raise ValueError(f"train.start_from: {start} was trained on other {what} than these; give the same, tokenizer included")
+    trained.load(start, model)
 
 
 def build(folder: Path, made_with: Mapping[str, Any], work: Callable[[Path], Any], *, overwrite: bool, console: Console) -> None:
@@ -80,11 +96,11 @@ def learn(
 ) -> Path:
     """Train as the `train` section says, with progress on the console; returns the last checkpoint.
 
-    Raises ValueError where it is to start from weights of another model.
+    Raises ValueError where it is to start from weights of another model, or of other tokens.
     """
     keep_freed_memory()
     if (start := _start(cfg)) is not None:
-        trained.load(start, model)
+        _begin(start, model, records)
     options = {key: value for key, value in paths.settings(cfg, "train")["train"].items() if key not in NOT_THE_LOOPS}
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
         task = progress.add_task("training", total=cfg.train.steps, loss="")

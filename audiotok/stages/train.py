@@ -1,6 +1,6 @@
 """Tokens and alignments -> checkpoints.
 
-Reads: the token store of tokenize, EXP_ROOT/alignments/ of align.
+Reads: the token store of tokenize, EXP_ROOT/alignments/ of align; with train.start_from the weights to begin with, of a checkpoint.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, what training needs to go on, and spec.json, front_end.json,
 config.json), log.jsonl and TensorBoard files. Until the last step the folder is named train.partial. A run that was killed at any moment
 goes on from its last checkpoint and ends with the same weights, bit for bit. Under torchrun its processes share the batches of a step

@@ -1,6 +1,7 @@
 """Audio -> a codec.
 
-Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio.
+Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio; with train.start_from the weights to
+begin with, of a checkpoint.
 Writes: EXP_DIR/codec/ with config.json and model.safetensors (the averaged weights), which `tokenizer=codec tokenizer.path=FOLDER` takes,
 and beside them step_00001000/, log.jsonl and TensorBoard files. Until the last step the folder is named codec.partial. A run that was
 killed at any moment goes on from its last checkpoint and ends with the same weights, bit for bit.

@@ -1,7 +1,8 @@
 """Clean speech and noise -> an enhancer.
 
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio, mixed as they are read; where noise.pairs
-tells noisy recordings from their clean ones, these as they are; where noise.together says how many speak at once, no noise but others.
+tells noisy recordings from their clean ones, these as they are; where noise.together says how many speak at once, no noise but others. With train.start_from
+the weights to begin with, of a checkpoint.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, spec.json and config.json), log.jsonl and TensorBoard files,
 which `enhance` takes. Until the last step the folder is named train.partial. A run that was killed at any moment goes on from its last
 checkpoint and ends with the same weights, bit for bit.
@@ -38,6 +39,8 @@ SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "enhancer", "noise"
 def run(cfg: DictConfig) -> None:
     console, folder = Console(), paths.train(cfg)
     made_of = paths.settings(cfg, "tokenizer", "enhancer", "crops", "seed") | {"noise": _noise(cfg)}
+    if made_of["enhancer"].get("free_running") == 0:  # as was so before there was a choice
+        del made_of["enhancer"]["free_running"]
     settings = {"manifests": paths.manifests_fingerprint(cfg), **made_of, **learning.settings(cfg)}
     learning.build(folder, settings, lambda partial: _train(cfg, partial, console), overwrite=cfg.overwrite, console=console)
 
@@ -47,6 +50,7 @@ def _train(cfg: DictConfig, folder: Path, console: Console) -> None:
     codec = instantiate(cfg.tokenizer)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
     _refuse_other_batches(cfg, model)
+    _refuse_parts_said_freely(cfg)
     console.print(f"{sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6:.2f} M parameters that learn")
     train, dev = _crops(cfg, codec.spec.sample_rate, "train"), _crops(cfg, codec.spec.sample_rate, "dev")
     learning.learn(
@@ -73,6 +77,14 @@ def _refuse_other_batches(cfg: DictConfig, model: Any) -> None:
     if isinstance(model, Separator) != several:
         wanted = "several people speak at once: choose conformer_two or mask_two" if several else "one voice is wanted: see speech/separate"
         raise ValueError(f"enhancer={cfg.choices.enhancer} does not fit recipe {cfg.recipe}, in whose crops {wanted}")
+
+
+def _refuse_parts_said_freely(cfg: DictConfig) -> None:
+    """Raise ValueError where processes that hold a part of the weights each would say recordings each at its own pace."""
+    if cfg.enhancer.get("free_running") and cfg.train.sharding != "none":
+        raise ValueError(
+            f"enhancer.free_running={cfg.enhancer.free_running} wants all weights in each process: set train.sharding=none, or it to 0"
+        )
 
 
 def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCrops | VoiceCrops:

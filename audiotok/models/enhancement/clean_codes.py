@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from audiotok.data.code_vectors import code_vectors
 from audiotok.data.noisy import NoisyBatch
-from audiotok.models.exposure import drawn, share_of_own
+from audiotok.models.exposure import drawn, not_learnt_from, share_of_own
 from audiotok.nn.vocabulary import embedded, vocabulary
 from audiotok.tokenizers.codec import Codec
 from audiotok.transforms.patterns import Delay
@@ -99,7 +99,7 @@ class CleanCodes(nn.Module):
             return placed.codes_BKP
         codes_BKP = self._spoiled(placed)
         if self.own_history:
-            with torch.no_grad():
+            with not_learnt_from():
                 own_BKP = drawn(foretell(codes_BKP))
             codes_BKP = torch.where(share_of_own(codes_BKP, self.own_history) & placed.real_BKP, own_BKP, codes_BKP)
         if self.free_running:
@@ -117,13 +117,16 @@ class CleanCodes(nn.Module):
 
 
 def said_freely(model: Any, batch: NoisyBatch, placed: Placed, *, rows_B: Tensor) -> Tensor:
-    """codes_BKP of the rows where `rows_B`, each drawn after those that the model drew before; holes and ends are as they were placed."""
+    """codes_BKP of the rows where `rows_B`, each drawn after those that the model drew before; holes and ends are as they were placed.
+
+    In full precision: to cast all weights at every position would cost more than is saved.
+    """
     placed_BKP, real_BKP = placed.codes_BKP[rows_B], placed.real_BKP[rows_B]
     if not len(placed_BKP):
         return placed_BKP
     sizes, learns = model.codes.spec.codebook_sizes, model.training
     said = [placed_BKP[..., :1]]  # the first is not heard: before the first position stands the start
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(placed_BKP.device.type, enabled=False):
         step = model.eval().begin(batch.noisy_BT[rows_B], batch.lengths_B[rows_B], positions=placed_BKP.shape[2])
         for placed_BK1, real_BK1 in zip(placed_BKP.split(1, dim=2), real_BKP.split(1, dim=2)):
             legal = [logits_B1V[..., :size] for logits_B1V, size in zip(step(said[-1]), sizes)]

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Enhancers on fixed mixes of unheard speakers in unheard noise at -5 to 15 dB. AUDIOTOK_SPEECH=FOLDER ./run.sh
-# enhancers=mask freely= ./run.sh adds one; what is there is not made again. Those of `freely` also learn on from what they say themselves.
+# enhancers=mask ./run.sh adds one; what is there is not made again. Those of `freely` also learn on from what they say themselves.
 # shellcheck source=tools/stages.sh
 . "$(dirname "$0")/../../../tools/stages.sh"
 recipe=speech/enhance
 enhancers=${enhancers-transducer decoder_only conformer latents mask}
-freely=${freely-transducer decoder_only}
+freely=${freely-$(for choice in $enhancers; do case $choice in transducer | decoder_only) echo "$choice" ;; esac; done | xargs)}
 systems="$enhancers ${freely:+${freely// /_free }_free}"
 own="exp_dir=\${exp_root}/speech/enhance" # each is trained in a folder of its own below, all are scored together
 stage 0 prepare                                                                                    # corpus -> manifests
