@@ -6,8 +6,8 @@ Writes: enhance.out, a folder: each recording under its own name, mono, at its o
 others as .flac); of the mixes also their list, and system.json with the bits per second of an enhancer that says codes. What is there
 already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that cannot be read stops no other; its
 reason is said at the end.
-Told by: enhancer and its keys (as it was trained, but for what only tells how it learns), tokenizer, sampling (of those that say codes one after another), everything under
-enhance, seed, device, overwrite.
+Told by: enhancer and its keys (as it was trained, but for what only tells how it learns), tokenizer, sampling (of those that say codes
+one after another), everything under enhance, seed, device, overwrite.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Clean speech and noise -> an enhancer.
 
 Reads: EXP_ROOT/data/NAME-FP/ (what prepare writes), the train and dev splits and their audio, mixed as they are read; where noise.pairs
-tells noisy recordings from their clean ones, these as they are; where noise.together says how many speak at once, no noise but others. With train.start_from
-the weights to begin with, of a checkpoint.
+tells noisy recordings from their clean ones, these as they are; where noise.together says how many speak at once, no noise but others. With
+train.start_from the weights to begin with, of a checkpoint.
 Writes: EXP_DIR/train/ with step_00001000/ (weights, their running average, spec.json and config.json), log.jsonl and TensorBoard files,
 which `enhance` takes. Until the last step the folder is named train.partial. A run that was killed at any moment goes on from its last
 checkpoint and ends with the same weights, bit for bit.
