@@ -198,7 +198,7 @@ def load(recipe: str, overrides: Sequence[str], *, trust: Sequence[str] = ()) ->
         plain = compose("config", overrides=[*wanted, *chosen], return_hydra_config=True)
         overrides = [_quoted(text, plain) for text in overrides]
         _check(overrides, plain)
-        cfg = compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
+        cfg = plain if overrides == chosen else compose("config", overrides=[*wanted, *overrides], return_hydra_config=True)
     choices = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith(("hydra", recipes))}
     with open_dict(cfg):
         del cfg["hydra"]
