@@ -52,6 +52,7 @@ def lattice(some: Codec, **changes: Any) -> LatticeTransducer:
     own = {
         "stride": 2,
         "band": 3.0,
+        "said_band": 3.0,
         "delay": 1,
         "from_vectors": True,
         "joint": 16,

@@ -51,7 +51,7 @@ def latency(model: Any) -> dict[str, int] | None:
     overlap = -(-(told["n_fft"] - told["hop"]) // (2 * told["hop"] * told["frames"]))
     delay: float = 0 if isinstance(model, LatentRegressor) else model.codes.lag
     if isinstance(model, LatticeTransducer):
-        delay += model.band or 0
+        delay += model.said_band or 0
     return {
         "frame": encoder.frames.hop,
         "ear": encoder.frames.ear.reach.after or 0,

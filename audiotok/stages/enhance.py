@@ -34,7 +34,7 @@ from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
-LEARNING = {"dropout", "replace_codes", "own_history", "free_running", "regression", "sound", "distance", "phase"}  # of learning alone
+OPEN = {"dropout", "replace_codes", "own_history", "free_running", "regression", "sound", "distance", "phase", "said_band"}  # to change
 
 
 def run(cfg: DictConfig) -> None:
@@ -116,7 +116,7 @@ def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> No
     trained_on = TokenSpec.from_json(json.dumps(files.read_json(folder / "spec.json")))
     then = {"enhancer": then["enhancer"], "tokens": trained_on.fingerprint[:8]}
     differences = files.differences(then, paths.settings(cfg, "enhancer") | {"tokens": spec.fingerprint[:8]})
-    differing = [each for each in differences if not LEARNING.intersection(each[0].split("."))]
+    differing = [each for each in differences if not OPEN.intersection(each[0].split("."))]
     if differing:
         told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
         raise ValueError(f"{folder} was trained with other settings ({told}); give the same, tokenizer included")

@@ -52,15 +52,17 @@ def best_path(blank_BNU: Tensor, emit_BNU: Tensor, lengths_B: Tensor, targets_B:
     return frames_BU
 
 
-def near_diagonal(lengths_B: Tensor, targets_B: Tensor, *, frames: int, labels: int, band: float) -> Tensor:
-    """bool [B, N, U + 1]: the nodes at most `band` labels from where the labels are said evenly over the frames.
+def near_diagonal(lengths_B: Tensor, targets_B: Tensor, label_BU: Tensor, *, frames: int, band: float | None) -> Tensor:
+    """bool [B, N, U]: of a row's nodes where some labels were said, those at most `band` labels from where they are said evenly; None: all.
 
     With as many labels as frames and a band of 0 one path is left, that of the diagonal: each frame says its label, then goes on.
     """
     rate_B11 = (targets_B / lengths_B)[:, None, None]
-    frame_N1 = torch.arange(frames, device=lengths_B.device)[:, None]
-    label_U = torch.arange(labels + 1, device=lengths_B.device)
-    return (label_U >= rate_B11 * frame_N1 - band) & (label_U <= rate_B11 * (frame_N1 + 1) + band)
+    frame_N1, label_B1U = torch.arange(frames, device=lengths_B.device)[:, None], label_BU[:, None]
+    inside_BNU = (frame_N1 < lengths_B[:, None, None]) & (label_B1U <= targets_B[:, None, None])
+    if band is None:
+        return inside_BNU
+    return inside_BNU & (label_B1U >= rate_B11 * frame_N1 - band) & (label_B1U <= rate_B11 * (frame_N1 + 1) + band)
 
 
 def _forward(blank_BNU: Tensor, emit_BNU: Tensor) -> Tensor:

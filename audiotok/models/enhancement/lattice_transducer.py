@@ -12,8 +12,12 @@ a model without blanks. Stride 2, five positions, the path of the diagonal:
                   frame 0     1     2
 
 Of the codebooks only the first goes through the lattice: a node needs its whole distribution, and those of six codebooks would be six times
-the memory. The others, which refine the same frame, are learnt where the likeliest path says it: there they are said in decoding. Nodes
-further than `band` positions from the diagonal are left out, in training and in decoding; None leaves out none.
+the memory. The others, which refine the same frame, are learnt where the likeliest path says it. Nodes further than `band` positions from
+the diagonal are left out in training, those further than `said_band` in decoding; None leaves out none.
+
+In decoding no path is chosen: at which frame one is, is known by the codes that were said, as a distribution (the forward variables of
+the lattice), and the next code is drawn from the mean of its distributions at those frames. A path that asks at each node which of the
+two moves is likelier goes wrong: two of three say something, so that is always the likelier, and all is said before it is heard.
 """
 
 from collections.abc import Callable
@@ -32,6 +36,8 @@ from audiotok.models.enhancement.transducer import Joiner
 from audiotok.nn.ragged import take
 from audiotok.nn.transformer import Transformer
 from audiotok.tokenizers.codec import Codec
+
+TINY = 1e-30  # what is less is nothing
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class LatticeTransducer(nn.Module):
         encoder: Callable[..., CausalEncoder],
         stride: int,
         band: float | None,
+        said_band: float | None,
         delay: int,
         from_vectors: bool,
         width: int,
@@ -69,9 +76,12 @@ class LatticeTransducer(nn.Module):
     ) -> None:
         """Raises ValueError for a stride or a band that is none."""
         super().__init__()
-        if stride < 1 or (band is not None and band < 0):
-            raise ValueError(f"enhancer.stride is 1 frame or more, enhancer.band 0 positions or more, or null; got {stride} and {band}")
-        self.codec, self.stride, self.band, self.regression = codec, stride, band, regression
+        if stride < 1 or any(each is not None and each < 0 for each in (band, said_band)):
+            raise ValueError(
+                "enhancer.stride is 1 frame or more, enhancer.band and enhancer.said_band 0 positions or more, or null; "
+                f"got {stride}, {band} and {said_band}"
+            )
+        self.codec, self.stride, self.band, self.said_band, self.regression = codec, stride, band, said_band, regression
         self.encoder = encoder(hop=stride * int(codec.spec.hop), sample_rate=codec.spec.sample_rate)
         self.codes = CleanCodes(
             codec,
@@ -125,7 +135,8 @@ class LatticeTransducer(nn.Module):
         """The probabilities at the nodes that are not left out: of those alone is there a distribution of codes, [nodes, V]."""
         lengths_B = -(-targets_B // self.stride)
         frames, labels = heard_BND.shape[1], placed.codes_BKP.shape[2]
-        allowed_BNU = self._allowed(lengths_B, targets_B, frames=frames, labels=labels)
+        label_1U = torch.arange(labels + 1, device=lengths_B.device)[None]
+        allowed_BNU = near_diagonal(lengths_B, targets_B, label_1U, frames=frames, band=self.band)
         row, frame, label = allowed_BNU.nonzero(as_tuple=True)
         coin = self.going_on(heard_BND, predicted_BPD, (row, frame, label)).float()
         blank_BNU = torch.full(allowed_BNU.shape, IMPOSSIBLE, device=coin.device).index_put((row, frame, label), F.logsigmoid(coin))
@@ -138,13 +149,6 @@ class LatticeTransducer(nn.Module):
         emit_BNU = torch.full((len(targets_B), frames, labels), IMPOSSIBLE, device=coin.device).index_put((row, frame, label), said)
         reached_BNU = allowed_BNU[..., 1:]  # whoever says a label must be able to be there
         return Lattice(blank_BNU, emit_BNU.masked_fill(~reached_BNU, IMPOSSIBLE), lengths_B, targets_B)
-
-    def _allowed(self, lengths_B: Tensor, targets_B: Tensor, *, frames: int, labels: int) -> Tensor:
-        frame_N1, label_U = torch.arange(frames, device=lengths_B.device)[:, None], torch.arange(labels + 1, device=lengths_B.device)
-        inside_BNU = (frame_N1 < lengths_B[:, None, None]) & (label_U <= targets_B[:, None, None])
-        if self.band is None:
-            return inside_BNU
-        return inside_BNU & near_diagonal(lengths_B, targets_B, frames=frames, labels=labels, band=self.band)
 
     @torch.no_grad()
     def _path(self, lattice: Lattice) -> Tensor:
@@ -188,14 +192,16 @@ def _rest(logits: Logits, placed: Placed) -> Tensor:
 class LatticeStep:
     """Recordings in the midst of being said clean (`audiotok.decoding.step.Step`).
 
-    Before a position is said, the frames go on while a blank is the likelier, as far as the band lets them. `frames_BP` holds at which
-    frame each position was said.
+    Of each position that was said `leave_BPN` holds how likely it was said at each frame before its code was known, and `frames_BP` the
+    likeliest of them, after a first 0. At the edges of the band the coin falls as it has to.
     """
 
     def __init__(self, model: LatticeTransducer, heard_BND: Tensor, targets_B: Tensor, *, positions: int) -> None:
         self.model, self.heard_BND, self.targets_B = model, heard_BND, targets_B.clone()
         self.said_B = torch.zeros_like(targets_B)
-        self.frames_BP = torch.zeros(len(targets_B), positions + 1, dtype=torch.int64, device=heard_BND.device)  # a first 0, then each
+        self.frames_BP = torch.zeros(len(targets_B), positions + 1, dtype=torch.int64, device=heard_BND.device)
+        self.leave_BPN = torch.zeros(len(targets_B), positions + 1, heard_BND.shape[1], device=heard_BND.device)
+        self.predicted_BPD = torch.zeros(len(targets_B), positions + 1, len(model.codes.start), device=heard_BND.device)
         self.cache = model.prediction.cache(len(heard_BND), positions=positions)
         self.history = History(model.codes, len(heard_BND), positions=positions, device=heard_BND.device)
         with torch.no_grad():
@@ -207,34 +213,67 @@ class LatticeStep:
         inputs_BND = torch.where((places_BN == 0)[..., None], self.model.codes.start, self.model.codes.embed(heard_BKN, self._codes_VD))
         predicted_BND = self.model.prediction(inputs_BND, cache=self.cache)
         recent_BW, codes_BKW = self.history(heard_BKN, self.said_B)
-        for predicted_B1D in predicted_BND.split(1, dim=1):
-            self._go_on(predicted_B1D)
+        first = [self._say(code_B, predicted_BD) for code_B, predicted_BD in zip(heard_BKN[:, 0].unbind(1), predicted_BND.unbind(1))]
         frames_BW = past(self.frames_BP[..., None], recent_BW + 1, nothing=0)[..., 0]
         heard_BWD = take(self.heard_BND, frames_BW).masked_fill((recent_BW < 0)[..., None], 0)
-        return self.model.joiner(heard_BWD, predicted_BND, codes_BKW, self._settled)
+        return [torch.stack(first, dim=1), *self.model.joiner(heard_BWD, predicted_BND, codes_BKW, self._settled)[1:]]
 
-    def _go_on(self, predicted_B1D: Tensor) -> None:
-        """Settle the frame at which each row says its next position."""
-        rows_B = torch.arange(len(self.said_B), device=self.said_B.device)
-        first_B, last_B = self._bounds()
-        frames_B = self.frames_BP[rows_B, self.said_B].maximum(first_B)
-        while bool((going_B := self._blank(predicted_B1D, frames_B) & (frames_B < last_B)).any()):
-            frames_B = frames_B + going_B.long()
+    def _say(self, code_B: Tensor, predicted_BD: Tensor) -> Tensor:
+        """Logits [B, V] of the first codebook at the next position, given the code of the one before."""
+        arrived_BN, here_BN, next_BN = self._arrived(code_B), self._band(self.said_B), self._band(self.said_B + 1)
+        row, frame = here_BN.nonzero(as_tuple=True)
+        blank_BN = torch.zeros_like(arrived_BN)
+        blank_BN[row, frame] = self._coin(predicted_BD, row, frame)
+        blank_BN = blank_BN.where(F.pad(here_BN[:, 1:], (0, 1)), 0).where(next_BN, 1)
+        reached = [torch.zeros_like(arrived_BN[:, 0])]
+        for arrived_B, before_B in zip(arrived_BN.unbind(1), F.pad(blank_BN, (1, 0)).unbind(1)):
+            reached.append(arrived_B + before_B * reached[-1])
+        leave_BN = _shares(torch.stack(reached[1:], dim=1) * (1 - blank_BN), here_BN)
+        rows_B, place_B = self._place(self.said_B)
+        self.leave_BPN[rows_B, place_B], self.predicted_BPD[rows_B, place_B] = leave_BN, predicted_BD
         self.said_B = self.said_B + 1
-        self.frames_BP[rows_B, self.said_B.clamp_max(self.frames_BP.shape[1] - 1)] = frames_B
+        self._settle(leave_BN)
+        laws_MV = leave_BN[row, frame, None] * self._laws(predicted_BD, row, frame)
+        return laws_MV.new_zeros(len(code_B), laws_MV.shape[1]).index_add(0, row, laws_MV).clamp_min(TINY).log()
 
-    def _blank(self, predicted_B1D: Tensor, frames_B: Tensor) -> Tensor:
-        rows_B = torch.arange(len(frames_B), device=frames_B.device)
-        return self.model.going_on(self.heard_BND, predicted_B1D, (rows_B, frames_B, torch.zeros_like(rows_B))) > 0
+    def _arrived(self, code_B: Tensor) -> Tensor:
+        """arrived_BN: at which frame each row has said its last position, now that its code is known; at the first, where there is none."""
+        rows_B, before_B = self._place(self.said_B - 1)
+        leave_BN, size = self.leave_BPN[rows_B, before_B], self.model.codes.spec.codebook_sizes[0]
+        row, frame = (leave_BN > 0).nonzero(as_tuple=True)
+        laws_MV = self._laws(self.predicted_BPD[rows_B, before_B], row, frame)
+        real_B = (code_B >= 0) & (code_B < size)  # there is no code of the first codebook behind its last
+        said_M = laws_MV.gather(1, code_B.clamp(0, size - 1)[row, None])[:, 0].where(real_B[row], 1)
+        arrived_BN = _shares(leave_BN.index_put((row, frame), leave_BN[row, frame] * said_M), leave_BN > 0)
+        first_BN = F.one_hot(torch.zeros_like(rows_B), arrived_BN.shape[1])
+        arrived_BN = arrived_BN.where((self.said_B > 0)[:, None], first_BN)
+        self._settle(arrived_BN)
+        return arrived_BN
 
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        """The first and the last frame at which the next position may be said, as `near_diagonal` has them."""
-        last_B = -(-self.targets_B // self.model.stride) - 1
-        if self.model.band is None:
-            return torch.zeros_like(last_B), last_B
-        rate_B = self.targets_B / (last_B + 1)
-        first_B = ((self.said_B + 1 - self.model.band) / rate_B - 1).ceil().long()  # where it stands once this one is said
-        return first_B.clamp_min(0).minimum(last_B), ((self.said_B + self.model.band) / rate_B).floor().long().minimum(last_B)
+    def _settle(self, shares_BN: Tensor) -> None:
+        """The last position was said at the likeliest frame, none before that of the position before it."""
+        (rows_B, place_B), (_, before_B) = self._place(self.said_B), self._place(self.said_B - 1)
+        self.frames_BP[rows_B, place_B] = shares_BN.argmax(1).maximum(self.frames_BP[rows_B, before_B])
+
+    def _place(self, place_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, places in what is held of each); a row that has ended may be asked to go on."""
+        return torch.arange(len(place_B), device=place_B.device), place_B.clamp(0, self.frames_BP.shape[1] - 1)
+
+    def _coin(self, predicted_BD: Tensor, row: Tensor, frame: Tensor) -> Tensor:
+        """How likely each row goes on from some frames, [M]."""
+        nodes = (torch.zeros_like(row), torch.arange(len(row), device=row.device), row)
+        return self.model.going_on(self.heard_BND[row, frame][None], predicted_BD[None], nodes).float().sigmoid()
+
+    def _laws(self, predicted_BD: Tensor, row: Tensor, frame: Tensor) -> Tensor:
+        """The distributions of the first codebook at some frames, [M, V]."""
+        nodes = (torch.zeros_like(row), torch.arange(len(row), device=row.device), row)
+        return self.model.joiner.first(self.heard_BND[row, frame][None], predicted_BD[None], nodes, self._settled).softmax(-1)
+
+    def _band(self, label_B: Tensor) -> Tensor:
+        """bool [B, N]: the frames at which so many positions may have been said; behind a row's last position as at it."""
+        lengths_B = -(-self.targets_B // self.model.stride)
+        label_B1 = label_B.minimum(self.targets_B)[:, None]
+        return near_diagonal(lengths_B, self.targets_B, label_B1, frames=self.heard_BND.shape[1], band=self.model.said_band)[..., 0]
 
     @torch.inference_mode()
     def rewind(self, heard_B: Tensor) -> None:
@@ -247,9 +286,13 @@ class LatticeStep:
         self.history.put(row, other.history)
         self.said_B[row], self.targets_B[row] = other.said_B[0], other.targets_B[0]
         self.heard_BND = F.pad(self.heard_BND, (0, 0, 0, max(other.heard_BND.shape[1] - self.heard_BND.shape[1], 0)))
+        self.leave_BPN = F.pad(self.leave_BPN, (0, self.heard_BND.shape[1] - self.leave_BPN.shape[2]))
         self.heard_BND[row, : other.heard_BND.shape[1]] = other.heard_BND[0]
         width = min(self.frames_BP.shape[1], other.frames_BP.shape[1])
         self.frames_BP[row, :width] = other.frames_BP[0, :width]
+        self.predicted_BPD[row, :width] = other.predicted_BPD[0, :width]
+        self.leave_BPN[row] = 0
+        self.leave_BPN[row, :width, : other.leave_BPN.shape[2]] = other.leave_BPN[0, :width]
 
     @torch.inference_mode()
     def reorder(self, rows_B: Tensor) -> None:
@@ -259,3 +302,11 @@ class LatticeStep:
         self.history.reorder(rows_B)
         self.said_B, self.targets_B = self.said_B[rows_B], self.targets_B[rows_B]
         self.frames_BP, self.heard_BND = self.frames_BP[rows_B], self.heard_BND[rows_B]
+        self.leave_BPN, self.predicted_BPD = self.leave_BPN[rows_B], self.predicted_BPD[rows_B]
+
+
+def _shares(weight_BN: Tensor, allowed_BN: Tensor) -> Tensor:
+    """Weights as shares of one; where there is nothing left of them, all at the last frame that is allowed."""
+    total_B1 = weight_BN.sum(1, keepdim=True)
+    last_BN = allowed_BN & (allowed_BN.flip(1).cumsum(1).flip(1) == 1)
+    return torch.where(total_B1 > TINY, weight_BN / total_B1.clamp_min(TINY), last_BN.to(weight_BN.dtype))

@@ -120,7 +120,9 @@ class Joiner(nn.Module):
         added_BNKE = torch.einsum("bnkj,kje->bnke", joint_BNJ.unflatten(-1, (self.count, -1)), self.leave_KJE) + self.leave_KE
         return guess_BNKE.float() + added_BNKE.float()
 
-    def first(self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def first(
+        self, heard_BND: Tensor, predicted_BPD: Tensor, nodes: tuple[Tensor, Tensor, Tensor], settled: Settled | None = None
+    ) -> Tensor:
         """Logits of the first codebook at each of the `nodes` (row, frame heard, position predicted), [nodes, V]."""
         row, frame, position = nodes
         width = self.leave_KJE.shape[1]
@@ -128,7 +130,7 @@ class Joiner(nn.Module):
         predicted_BPJ = F.linear(predicted_BPD, self.predicted.weight[:width])
         joint_MJ = torch.tanh(heard_BNJ[row, frame] + predicted_BPJ[row, position])
         told_ME = self.guess(heard_BND)[row, frame].float() + (joint_MJ @ self.leave_KJE[0]).float() + self.leave_KE[0]
-        return self.heads.of(0, told_ME)
+        return self.heads.of(0, told_ME, settled)
 
 
 class TransducerStep:
