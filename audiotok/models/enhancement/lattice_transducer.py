@@ -233,8 +233,8 @@ class LatticeStep:
         self.leave_BPN[rows_B, place_B], self.predicted_BPD[rows_B, place_B] = leave_BN, predicted_BD
         self.said_B = self.said_B + 1
         self._settle(leave_BN)
-        laws_MV = leave_BN[row, frame, None] * self._laws(predicted_BD, row, frame)
-        return laws_MV.new_zeros(len(code_B), laws_MV.shape[1]).index_add(0, row, laws_MV).clamp_min(TINY).log()
+        row, frame = (leave_BN > 0).nonzero(as_tuple=True)
+        return _log_sums(leave_BN[row, frame, None].log() + self._laws(predicted_BD, row, frame), row, rows=len(code_B))
 
     def _arrived(self, code_B: Tensor) -> Tensor:
         """arrived_BN: at which frame each row has said its last position, now that its code is known; at the first, where there is none."""
@@ -243,10 +243,11 @@ class LatticeStep:
         row, frame = (leave_BN > 0).nonzero(as_tuple=True)
         laws_MV = self._laws(self.predicted_BPD[rows_B, before_B], row, frame)
         real_B = (code_B >= 0) & (code_B < size)  # there is no code of the first codebook behind its last
-        said_M = laws_MV.gather(1, code_B.clamp(0, size - 1)[row, None])[:, 0].where(real_B[row], 1)
-        arrived_BN = _shares(leave_BN.index_put((row, frame), leave_BN[row, frame] * said_M), leave_BN > 0)
-        first_BN = F.one_hot(torch.zeros_like(rows_B), arrived_BN.shape[1])
-        arrived_BN = arrived_BN.where((self.said_B > 0)[:, None], first_BN)
+        said_M = laws_MV.gather(1, code_B.clamp(0, size - 1)[row, None])[:, 0].where(real_B[row], 0)
+        said_M = said_M + leave_BN[row, frame].log()
+        share_M = (said_M - _log_sums(said_M[:, None], row, rows=len(code_B))[row, 0]).exp()
+        first_BN = F.one_hot(torch.zeros_like(rows_B), leave_BN.shape[1]).to(share_M.dtype)
+        arrived_BN = torch.zeros_like(first_BN).index_put((row, frame), share_M).where((self.said_B > 0)[:, None], first_BN)
         self._settle(arrived_BN)
         return arrived_BN
 
@@ -265,9 +266,9 @@ class LatticeStep:
         return self.model.going_on(self.heard_BND[row, frame][None], predicted_BD[None], nodes).float().sigmoid()
 
     def _laws(self, predicted_BD: Tensor, row: Tensor, frame: Tensor) -> Tensor:
-        """The distributions of the first codebook at some frames, [M, V]."""
+        """log-probabilities of the first codebook's codes at some frames, [M, V]."""
         nodes = (torch.zeros_like(row), torch.arange(len(row), device=row.device), row)
-        return self.model.joiner.first(self.heard_BND[row, frame][None], predicted_BD[None], nodes, self._settled).softmax(-1)
+        return self.model.joiner.first(self.heard_BND[row, frame][None], predicted_BD[None], nodes, self._settled).log_softmax(-1)
 
     def _band(self, label_B: Tensor) -> Tensor:
         """bool [B, N]: the frames at which so many positions may have been said; behind a row's last position as at it."""
@@ -310,3 +311,9 @@ def _shares(weight_BN: Tensor, allowed_BN: Tensor) -> Tensor:
     total_B1 = weight_BN.sum(1, keepdim=True)
     last_BN = allowed_BN & (allowed_BN.flip(1).cumsum(1).flip(1) == 1)
     return torch.where(total_B1 > TINY, weight_BN / total_B1.clamp_min(TINY), last_BN.to(weight_BN.dtype))
+
+
+def _log_sums(log_MV: Tensor, row_M: Tensor, *, rows: int) -> Tensor:
+    """[B, V]: the logarithm of each row's sum of what `log_MV` are the logarithms of."""
+    most_BV = log_MV.new_full((rows, log_MV.shape[1]), -torch.inf).index_reduce(0, row_M, log_MV, "amax")
+    return most_BV + torch.zeros_like(most_BV).index_add(0, row_M, (log_MV - most_BV[row_M]).exp()).log()
