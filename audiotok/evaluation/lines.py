@@ -35,18 +35,19 @@ def draw(path: Path, panels: Sequence[Panel], *, x_label: str, x_ticks: Sequence
 
 
 def _fill(axes: Any, panel: Panel) -> None:
-    for name, cells in panel.lines.items():
-        _line(axes, name, {place: cell for place, cell in cells.items() if cell["value"] is not None})
+    for number, (name, cells) in enumerate(panel.lines.items()):
+        look = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "marker": ".sx"[number // 10 % 3]}
+        _line(axes, name, {place: cell for place, cell in cells.items() if cell["value"] is not None}, **look)
     for number, (name, cell) in enumerate(panel.levels.items()):
         if cell["value"] is not None:
             axes.axhline(cell["value"] * cell["scale"], label=name, linestyle=("--", ":", "-.")[number % 3], color="grey", linewidth=1)
 
 
-def _line(axes: Any, name: str, cells: Mapping[float, Cell]) -> None:
+def _line(axes: Any, name: str, cells: Mapping[float, Cell], **look: str) -> None:
     """Where one utterance says nothing of its spread, a bar of no length."""
     middle = [cell["value"] * cell["scale"] for cell in cells.values()]
     below, above = (
         [abs(cell["value"] - (cell["value"] if cell[end] is None else cell[end])) * cell["scale"] for cell in cells.values()]
         for end in ("low", "high")
     )
-    axes.errorbar(list(cells), middle, yerr=[below, above], label=name, marker=".", capsize=2, linewidth=1)
+    axes.errorbar(list(cells), middle, yerr=[below, above], label=name, markersize=4, capsize=2, linewidth=1, **look)
