@@ -315,5 +315,6 @@ def _shares(weight_BN: Tensor, allowed_BN: Tensor) -> Tensor:
 
 def _log_sums(log_MV: Tensor, row_M: Tensor, *, rows: int) -> Tensor:
     """[B, V]: the logarithm of each row's sum of what `log_MV` are the logarithms of."""
-    most_BV = log_MV.new_full((rows, log_MV.shape[1]), -torch.inf).index_reduce(0, row_M, log_MV, "amax")
+    nothing_BV = log_MV.new_full((rows, log_MV.shape[1]), -torch.inf)
+    most_BV = nothing_BV.scatter_reduce(0, row_M[:, None].expand_as(log_MV), log_MV, "amax")
     return most_BV + torch.zeros_like(most_BV).index_add(0, row_M, (log_MV - most_BV[row_M]).exp()).log()
