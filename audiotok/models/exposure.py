@@ -11,7 +11,7 @@ from torch import Tensor
 def not_learnt_from() -> Iterator[None]:
     """What is foretold within has no gradient, and takes none from the pass behind it.
 
-    Autocast keeps what it has cast; up to PyTorch 2.9 also weights that were cast without a gradient, which then never got one.
+    Autocast keeps what it casts, in older PyTorch also weights cast without a gradient, which then got none (its issue 112583).
     """
     with torch.no_grad():
         yield
