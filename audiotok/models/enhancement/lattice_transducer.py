@@ -225,10 +225,10 @@ class LatticeStep:
         blank_BN = torch.zeros_like(arrived_BN)
         blank_BN[row, frame] = self._coin(predicted_BD, row, frame)
         blank_BN = blank_BN.where(F.pad(here_BN[:, 1:], (0, 1)), 0).where(next_BN, 1)
-        reached = [torch.zeros_like(arrived_BN[:, 0])]
-        for arrived_B, before_B in zip(arrived_BN.unbind(1), F.pad(blank_BN, (1, 0)).unbind(1)):
-            reached.append(arrived_B + before_B * reached[-1])
-        leave_BN = _shares(torch.stack(reached[1:], dim=1) * (1 - blank_BN), here_BN)
+        reached_BN = arrived_BN.clone()
+        for n in range(int(frame.min()) + 1, int(frame.max()) + 1):  # outside the band nothing arrives
+            reached_BN[:, n] += blank_BN[:, n - 1] * reached_BN[:, n - 1]
+        leave_BN = _shares(reached_BN * (1 - blank_BN), here_BN)
         rows_B, place_B = self._place(self.said_B)
         self.leave_BPN[rows_B, place_B], self.predicted_BPD[rows_B, place_B] = leave_BN, predicted_BD
         self.said_B = self.said_B + 1
