@@ -114,3 +114,27 @@ def test_the_bitrate_study_trains_and_enhances_each_system_at_each_number_of_cod
         "compare",
     ]
     assert sum("tokenizer.num_codebooks=3" in line and "audio/transducer-3" in line for line in shown) == 1
+
+
+def test_trainings_are_of_other_seeds_and_start_from_their_own():
+    script = cli.ROOT / "egs/speech/enhance/trainings.sh"
+    told = {"PATH": "/usr/bin:/bin", "enhancers": "transducer conformer", "seeds": "1 2"}
+    shown = subprocess.run([str(script), "--dry-run"], capture_output=True, text=True, check=True, env=told).stdout.splitlines()
+    made = [cli.load(line.split()[2], [*line.split()[3:], "data.root=nowhere"]) for line in shown if "train_enhancer" in line]
+    names = ["transducer", "conformer"] * 2 + ["transducer_free"] * 2
+    assert [(cfg.exp_dir.rpartition("/")[2], cfg.seed) for cfg in made] == [
+        (f"{name}@{seed}", seed) for name, seed in zip(names, [1, 1, 2, 2, 1, 2])
+    ]
+    assert [cfg.train.start_from for cfg in made[-2:]] == [f"exp/speech/enhance/transducer@{seed}/train" for seed in (1, 2)]
+
+
+def test_a_training_with_the_same_seed_is_no_second_one(scored):
+    cfg, ids = scored
+    write(cfg, ids, {"transducer": (2.5, 0.8, 3000.0), "transducer@1": (2.7, 0.8, 3000.0), "units": (2.0, 0.4, None)})
+    compare.run(cfg)
+    text = (paths.bands(cfg).with_name("comparison") / "claims.md").read_text()
+    assert "over recordings and trainings, 2 of `transducer` and 1 of `units`:" in text
+    write(cfg, ids, {"transducer": (2.5, 0.8, 3000.0), "transducer@1": (2.5, 0.8, 3000.0), "units": (2.0, 0.4, None)})
+    with pytest.raises(ValueError, match="another seed="):
+        compare.run(cfg)
+    assert (paths.bands(cfg).with_name("comparison") / "claims.md").read_text() == text

@@ -24,9 +24,10 @@ def rates(summaries: Summaries) -> dict[str, float]:
 
 
 def family(name: str) -> str:
-    """The system, of a name that ends in a number of codebooks."""
-    system, _, number = name.rpartition("-")
-    return system if system and number.isdigit() else name
+    """The system, of a name that ends in a number of codebooks; each training of it (NAME@WHAT) by itself."""
+    trained, at, what = name.partition("@")
+    system, _, number = trained.rpartition("-")
+    return (system if system and number.isdigit() else trained) + at + what
 
 
 def numbers(summaries: Summaries) -> dict[str, Any]:

@@ -22,21 +22,34 @@ def bootstrap_interval(
 
 
 def paired_interval(
-    left_G2: np.ndarray, right_G2: np.ndarray, *, resamplings: int, seed: int, level: float = 0.95
+    left_TG2: np.ndarray, right_UG2: np.ndarray, *, resamplings: int, seed: int, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """Percentile interval of the left ratio less the right one over groups drawn with replacement, the same for both.
+    """Percentile interval of the left ratio less the right one over groups drawn with replacement, the same for both, and over trainings.
 
     A row holds the numerators and the denominators of a group, summed: of utterances that say the same about the corpus, such as one
-    recording at several noise levels. None for fewer than two groups.
+    recording at several noise levels. T trainings of the one system and U of the other were scored on the same groups; a side's ratio is of
+    all of its trainings. Of T of them T - 1 are drawn, each side's by itself, so that the variance is not too small by (T - 1) / T, a half
+    of two (Rao and Wu 1988, Resampling Inference With Complex Survey Data); what one training alone may have been otherwise is not known,
+    and no part of the interval. None for fewer than two groups.
     """
-    count = len(left_G2)
+    count = left_TG2.shape[1]
     if count < 2:
         return None
+    generators = [np.random.default_rng([seed, side]) for side in range(2)]
     found = []
-    for drawn in _drawn(count, resamplings=resamplings, seed=seed):
-        left_R2, right_R2 = (sums_G2[drawn].sum(axis=1) for sums_G2 in (left_G2, right_G2))
-        found.append(left_R2[:, 0] / left_R2[:, 1] - right_R2[:, 0] / right_R2[:, 1])
+    for drawn_RG in _drawn(count, resamplings=resamplings, seed=seed):
+        left_R, right_R = (_ratios(sums, drawn_RG, generator) for sums, generator in zip((left_TG2, right_UG2), generators))
+        found.append(left_R - right_R)
     return _percentiles(found, level=level)
+
+
+def _ratios(sums_TG2: np.ndarray, drawn_RG: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """[R] of the groups drawn and of all trainings but one, drawn too; of one training of that."""
+    trainings, resamplings = len(sums_TG2), len(drawn_RG)
+    drawn_RT = generator.integers(trainings, size=(resamplings, max(1, trainings - 1)))
+    of_each_TR2 = np.stack([sums_G2[drawn_RG].sum(axis=1) for sums_G2 in sums_TG2])
+    sums_R2 = of_each_TR2[drawn_RT, np.arange(resamplings)[:, None]].sum(axis=1)
+    return sums_R2[:, 0] / sums_R2[:, 1]
 
 
 def _drawn(count: int, *, resamplings: int, seed: int) -> Iterator[np.ndarray]:

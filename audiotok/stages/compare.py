@@ -3,7 +3,8 @@
 Reads: EXP_DIR/evaluation/ of evaluate, and the test set that it was scored on.
 Writes: EXP_DIR/comparison/ with claims.json and claims.md: each of compare.claims as the differences of two systems on the same utterances,
 with bootstrap 95 % intervals over recordings, over all and at each noise level of the mixes, and whether it holds, does not hold, or the
-two are not told apart. A claim of a system that is not scored is listed as not measured. Where two systems or more tell their rate:
+two are not told apart. A system NAME@WHAT is another training of NAME: claims are of all trainings of a system, and the intervals over
+these too. A claim of a system that is not scored is listed as not measured. Where two systems or more tell their rate:
 rates.json and rates.svg, a panel a metric over bits per second, a line for NAME-1, NAME-2 ... Drawn anew where the scores have changed.
 Told by: everything under compare, evaluate.bootstrap, seed; data, prepare and mix as for evaluate.
 """

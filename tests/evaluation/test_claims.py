@@ -77,9 +77,25 @@ def test_the_interval_is_that_of_a_loop_over_resamplings() -> None:
         sum(left[i, 0] for i in row) / sum(left[i, 1] for i in row) - sum(right[i, 0] for i in row) / sum(right[i, 1] for i in row)
         for row in drawn
     ]
+    found = paired_interval(left[None], right[None], resamplings=300, seed=7)
+    np.testing.assert_allclose(found, np.quantile(slow, [0.025, 0.975]), rtol=1e-10)
+    assert paired_interval(left[None, :1], right[None, :1], resamplings=10, seed=0) is None
+
+
+def test_trainings_are_drawn_as_a_loop_draws_them() -> None:
+    generator = np.random.default_rng(3)
+    left, right = (
+        np.stack([generator.integers(0, 6, (count, 20)), generator.integers(3, 20, (count, 20))], axis=2).astype(float) for count in (3, 2)
+    )
+    groups = np.random.default_rng(7).integers(20, size=(300, 20))
+    slow = np.zeros(300)
+    for sign, sums, side in ((1, left, 0), (-1, right, 1)):
+        trainings = np.random.default_rng([7, side]).integers(len(sums), size=(300, len(sums) - 1))
+        for place in range(300):
+            told = [sums[training, group] for training in trainings[place] for group in groups[place]]
+            slow[place] += sign * sum(made for made, _ in told) / sum(said for _, said in told)
     found = paired_interval(left, right, resamplings=300, seed=7)
     np.testing.assert_allclose(found, np.quantile(slow, [0.025, 0.975]), rtol=1e-10)
-    assert paired_interval(left[:1], right[:1], resamplings=10, seed=0) is None
 
 
 def test_intervals_of_systems_that_are_alike_hold_0_about_95_times_in_100() -> None:
@@ -87,13 +103,44 @@ def test_intervals_of_systems_that_are_alike_hold_0_about_95_times_in_100() -> N
     generator, inside, ignored = np.random.default_rng(0), [], []
     for trial in range(300):
         own = np.repeat(generator.normal(size=30), 5) + 0.2 * generator.normal(size=150)
-        left, right = ({f"{i}": (value, 1.0) for i, value in enumerate(values)} for values in (own, np.zeros(150)))
+        left, right = ([{f"{i}": (value, 1.0) for i, value in enumerate(values)}] for values in (own, np.zeros(150)))
         for found, size in ((inside, 5), (ignored, 1)):
             origins = {f"{i}": Origin(f"{i // size}", None) for i in range(150)}
             made = difference(left, right, origins, higher=True, resamplings=200, seed=trial)
             assert made is not None
             found.append(made.verdict == "not told apart")
     assert 0.90 < np.mean(inside) < 0.98 and np.mean(ignored) < 0.75
+
+
+def test_intervals_know_of_what_trainings_differ_by() -> None:
+    """Recipes that are alike, five trainings of each: of one training of each the interval over recordings would hold 0 far less often."""
+    generator, inside, ignored = np.random.default_rng(0), [], []
+    for trial in range(300):
+        sides = generator.normal(size=(2, 5, 1)) + generator.normal(size=(2, 5, 40))  # a training's own worth, and a recording's
+        left_TG2, right_UG2 = np.stack([sides, np.ones_like(sides)], axis=-1)
+        for found, count in ((inside, 5), (ignored, 1)):
+            low, high = paired_interval(left_TG2[:count], right_UG2[:count], resamplings=200, seed=trial)  # type: ignore[misc]
+            found.append(low <= 0 <= high)
+    assert 0.88 < np.mean(inside) < 0.98 and np.mean(ignored) < 0.5
+
+
+def test_a_claim_is_of_all_trainings_of_a_system() -> None:
+    again = rows([3.0, 4.0, 3.5, 4.5], [3, 2, 9, 2])
+    (found,) = compared({"good": GOOD, "good@1": again, "good-2": BAD, "bad": BAD}, Claim("good", "bad", ["pesq", "dwer"]))
+    pesq, dwer = (column["all"] for column in found["columns"])
+    assert found["trainings"] == [["good", "good@1"], ["bad"]]
+    assert pesq["value"] == pytest.approx((0.875 + 1.875) / 2) and pesq["each"] == ([2.75, 3.75], [1.875])
+    assert dwer["value"] == pytest.approx((10 + 16) / 160 - 12 / 80)
+    # of two trainings one is drawn, and of two recordings the draws are aa, ab and bb: the ends are those of one training and one recording
+    assert (pesq["low"], pesq["high"]) == (pytest.approx(0.75), pytest.approx(2.0))
+    assert "intervals over recordings and trainings, 2 of `good` and 1 of `bad`:" in markdown([found])
+    (found,) = compared({"good@1": again, "bad": BAD}, Claim("good", "bad", ["pesq"]))
+    assert not found["missing"] and found["columns"][0]["all"]["value"] == pytest.approx(1.875)
+
+
+def test_a_training_that_is_a_copy_of_another_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"good and good@1 have the same scores of every utterance.* with another seed= than good"):
+        compared({"good": GOOD, "good@1": GOOD, "bad": BAD}, Claim("good", "bad", None))
 
 
 def test_a_difference_is_of_what_both_were_scored_on() -> None:

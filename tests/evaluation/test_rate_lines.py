@@ -37,7 +37,16 @@ def test_a_system_at_several_rates_is_one_line_and_what_has_no_rate_goes_across(
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("transducer-12", "transducer"), ("a-b-3", "a-b"), ("-3", "-3"), ("x-ray", "x-ray"), ("3", "3")]
+    ("name", "wanted"),
+    [
+        ("transducer-12", "transducer"),
+        ("transducer-12@seed-1", "transducer@seed-1"),
+        ("transducer@1", "transducer@1"),
+        ("a-b-3", "a-b"),
+        ("-3", "-3"),
+        ("x-ray", "x-ray"),
+        ("3", "3"),
+    ],
 )
 def test_a_family_is_what_stands_before_the_number_of_codebooks(name: str, wanted: str) -> None:
     assert rate_lines.family(name) == wanted
