@@ -14,7 +14,7 @@ from audiotok.data.manifests import load_cuts
 from audiotok.data.mixes import Mix, recording_of, write_mixes
 from audiotok.evaluation import results
 from audiotok.evaluation.metric import Column
-from audiotok.stages import compare, paths
+from audiotok.stages import bands, compare, paths
 
 
 class Quality:
@@ -133,8 +133,32 @@ def test_a_training_with_the_same_seed_is_no_second_one(scored):
     write(cfg, ids, {"transducer": (2.5, 0.8, 3000.0), "transducer@1": (2.7, 0.8, 3000.0), "units": (2.0, 0.4, None)})
     compare.run(cfg)
     text = (paths.bands(cfg).with_name("comparison") / "claims.md").read_text()
-    assert "over recordings and trainings, 2 of `transducer` and 1 of `units`:" in text
+    assert "over recordings and trainings, 2 of `transducer` and 1 of `units` (what" in text
     write(cfg, ids, {"transducer": (2.5, 0.8, 3000.0), "transducer@1": (2.5, 0.8, 3000.0), "units": (2.0, 0.4, None)})
     with pytest.raises(ValueError, match="another seed="):
         compare.run(cfg)
     assert (paths.bands(cfg).with_name("comparison") / "claims.md").read_text() == text
+
+
+def test_trainings_that_differ_in_more_than_chance_are_no_trainings_of_one_system(scored):
+    cfg, ids = scored
+    systems = {"transducer": (2.5, 0.8, 3000.0), "transducer@1": (2.7, 0.8, 3000.0), "units": (2.0, 0.4, None)}
+    write(cfg, ids, systems)
+    for name, steps, seed in (("transducer", 3000, 0), ("transducer@1", 3000, 1)):
+        training = {"manifests": "a", "seed": seed, "train": {"steps": steps, "start_from": name, "keep": seed}}
+        files.write_json(paths.audio(cfg) / name / "enhanced.json", {"weights": name, "training": training})
+    compare.run(cfg)
+    files.write_json(paths.audio(cfg) / "transducer@1" / "enhanced.json", {"training": training | {"manifests": "b"}})
+    write(cfg, ids, systems | {"units": (2.1, 0.4, None)})
+    with pytest.raises(ValueError, match=r"transducer and transducer@1 were not trained alike \(manifests: 'a' and 'b'\)"):
+        compare.run(cfg)
+
+
+def test_mixes_of_no_known_ratio_have_no_bands(tmp_path):
+    cfg = cli.load("speech/enhance", [f"exp_root={tmp_path}", "data.root=nowhere"])
+    about = SupervisionSegment("a", "a", 0, 1.0, text="one", speaker="x", language="en")
+    mixes = [Mix("a", torch.zeros(160), torch.zeros(160), None, None, None, about)]
+    files.build(paths.mixes(cfg), {}, lambda folder: write_mixes(folder, mixes, 16000))
+    write(cfg, ["a"], {"transducer": (2.5, 0.8, 3000.0)})
+    with pytest.raises(ValueError, match=r"of 1 mixes no ratio of speech to noise is known, the first is 'a'; .*audiotok compare"):
+        bands.run(cfg)

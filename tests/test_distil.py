@@ -125,6 +125,21 @@ def test_what_does_not_belong_together_is_refused(trained: tuple[Path, list[str]
         _run([*settings, "drafter=early_exit", f"exp_dir={linked(exp_dir, tmp_path / 'empty', steps=False)}"])
 
 
+def test_a_drafter_knows_the_weights_that_it_learnt_from_wherever_they_lay(trained: tuple[Path, list[str]], tmp_path: Path) -> None:
+    exp_dir, settings = trained
+    step = checkpoint.latest(exp_dir / "train")
+    assert step is not None
+    alone = shutil.copytree(step, tmp_path / "elsewhere")
+    told = [*settings, "drafter=early_exit", *KINDS["early_exit"], f"exp_dir={tmp_path / 'nothing is trained here'}"]
+    _run([*told, f"synthesize.checkpoint={alone}"])
+    moved = shutil.move(alone, tmp_path / "moved")
+    _run([*told, f"synthesize.checkpoint={moved}"])  # there already
+    shutil.copy(moved / "model.safetensors", moved / "ema.safetensors")
+    (moved / "audiotok.sha256").unlink()  # changed on purpose
+    with pytest.raises(ValueError, match=r"was made with other settings \(.*weights: '[0-9a-f]{64}' there"):
+        _run([*told, f"synthesize.checkpoint={moved}"])
+
+
 def _run(settings: list[str]) -> None:
     stage.run(cli.load(RECIPE, settings))
 

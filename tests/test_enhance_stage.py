@@ -86,11 +86,41 @@ def test_every_enhancer_keeps_names_rates_and_lengths(kind, trained, recordings,
 
 def test_what_is_there_is_kept_unless_it_is_to_be_made_anew(trained, recordings, tmp_path, capsys):
     out, told = tmp_path / "out", [f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}"]
-    audio.write(out / "a.wav", torch.zeros(5), 16000)
     run(trained("mask"), *told)
-    assert len(audio.read(out / "a.wav")[0]) == 5 and "1 of 4 recordings are there already" in capsys.readouterr().out
+    audio.write(out / "a.wav", torch.zeros(5), 16000)
+    (out / "d.wav").unlink()  # as a run leaves it that was stopped
+    run(trained("mask"), *told)
+    assert len(audio.read(out / "a.wav")[0]) == 5 and "3 of 4 recordings are there already" in capsys.readouterr().out
+    assert (out / "d.wav").exists()
     run(trained("mask"), *told, "overwrite=true")
     assert len(audio.read(out / "a.wav")[0]) == 6500
+
+
+def test_what_other_weights_or_settings_made_is_not_gone_on_with(trained, recordings, tmp_path):
+    out, told = tmp_path / "out", [f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}"]
+    audio.write(out / "a.wav", torch.zeros(5), 16000)
+    with pytest.raises(SystemExit, match=r"a\.wav is there, and no enhanced\.json says how it was made; move it away"):
+        run(trained("mask"), *told)
+    (out / "a.wav").unlink()
+    run(trained("mask"), *told)
+    made = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit, match=r"was made otherwise \(enhance\.left_in: 0\.0 there, 0\.25 now\); set another enhance\.out"):
+        run(trained("mask"), *told, "enhance.left_in=0.25")
+    with pytest.raises(SystemExit, match=r"was made otherwise \(.*weights: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
+        run(trained("latents"), *told)
+    assert made == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    run(trained("mask"), *told, "enhance.left_in=0.25", "overwrite=true")
+    assert files.read_json(out / "enhanced.json")["enhance"]["left_in"] == 0.25
+    assert made["a.wav"] != (out / "a.wav").read_bytes()
+
+
+def test_the_voice_of_units_is_one_of_two_and_of_nothing_else(trained, recordings, tmp_path):
+    told = [f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match=r"enhance\.voice is one of given, heard; got herd"):
+        run(trained("mask"), *told, "enhance.voice=herd")
+    with pytest.raises(SystemExit, match=r"enhancer=mask speaks no units one after another; leave enhance\.voice as it is, given"):
+        run(trained("mask"), *told, "enhance.voice=heard")
+    assert not list((tmp_path / "out").glob("*.wav"))
 
 
 def test_a_share_of_the_noisy_recording_is_left_in(trained, recordings, tmp_path):
@@ -143,7 +173,7 @@ def test_a_recording_that_cannot_be_read_stops_no_other(trained, recordings, tmp
     (recordings / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(SystemExit, match=r"1 of 5 recordings were not enhanced: .*broken.wav"):
         run(trained("mask"), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}")
-    assert len(list((tmp_path / "out").rglob("*.*"))) == 4
+    assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {"a.wav", "b.flac", "c.flac", "d.wav", "enhanced.json"}
 
 
 def test_what_cannot_be_done_is_refused_with_what_to_do(trained, recordings, tmp_path):

@@ -80,10 +80,12 @@ def test_recordings_of_ones_own_are_separated_under_their_names_and_kept(told, w
         separate.run(cfg)
     (tmp_path / "in" / "broken.wav").unlink()
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert set(written) == {"a_1.wav", "a_2.wav"}
+    assert set(written) == {"a_1.wav", "a_2.wav", "enhanced.json"}
     assert len(audio.read(tmp_path / "out" / "a_1.wav")[0]) == -(-len(wav_16k) // 2) and audio.read(tmp_path / "out" / "a_2.wav")[1] == 8000
     separate.run(cfg)
     assert written == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ValueError, match=r"was made otherwise \(enhance\.overlap_seconds: .* there, 0\.01 now\)"):
+        separate.run(load(own, f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'out'}", "enhance.overlap_seconds=0.01"))
     with pytest.raises(ValueError, match="enhancer=mask_two tells voices apart; run `audiotok separate`"):
         enhance.run(load(own, f"enhance.input={tmp_path / 'in'}", f"enhance.out={tmp_path / 'other'}"))
 

@@ -84,6 +84,22 @@ def test_a_checkpoint_that_is_named_needs_no_training_of_the_recipe_and_nothing_
     assert out.read_bytes() != said
 
 
+def test_a_folder_that_holds_other_things_is_never_written_over(step: Path, tmp_path: Path):
+    own = tmp_path / "music"
+    own.mkdir()
+    (own / "song.wav").write_bytes(b"mine")
+    for more in ([], ["overwrite=true"]):
+        with pytest.raises(SystemExit, match=r"music (exists; set|holds other things than `audiotok synthesize` wrote)"):
+            say(step, own, "synthesize.speaker=june", *more)
+    assert [path.name for path in own.iterdir()] == ["song.wav"]
+    with pytest.raises(SystemExit, match=r"\.mp3 is not written; name it \.wav or \.flac"):
+        say(step, own / "song.mp3", "synthesize.speaker=june")
+    folder = tmp_path / "spoken"
+    for more in ([], ["overwrite=true", "seed=7"]):
+        say(step, folder, "synthesize.speaker=june", *more)
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.wav", "codes", "failed.jsonl", "utterances.jsonl"]
+
+
 def test_a_recording_at_any_rate_is_gone_on_from_and_who_speaks_need_not_be_said(step: Path, recording: Path, tmp_path: Path):
     said = {"synthesize.prompt_text": "Goodbye.", "synthesize.prompt": str(recording)}
     options = [f"{key}={value}" for key, value in said.items()]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from audiotok import audio
 from audiotok.data.batching import ALONE, Share
+from audiotok.data.manifests import speaker_of
 from audiotok.data.tokenization import read_cut
 
 B = TypeVar("B")
@@ -126,8 +127,3 @@ def one_ahead(batch: Callable[[tuple[int, int]], B], places: Iterator[tuple[int,
         while True:
             current, coming = coming.result(), pool.submit(batch, next(places))
             yield current
-
-
-def speaker_of(cut: MonoCut) -> str:
-    """Who speaks; where that is not known, as if each recording were of a person of its own."""
-    return cut.supervisions[0].speaker or cut.id

@@ -296,3 +296,21 @@ def _located(cut: MonoCut, folder: Path) -> MonoCut:
     for source in cut.recording.sources:
         source.source = str(folder.absolute() / storage.located(source.source))
     return cut
+
+
+def dataset_of(cut: MonoCut) -> str | None:
+    """Which dataset of a corpus of several it is of."""
+    return (cut.custom or {}).get("dataset")
+
+
+def speaker_of(cut: MonoCut) -> str:
+    """Who speaks; where that is not known, as if each recording were of a person of its own."""
+    return cut.supervisions[0].speaker or cut.id
+
+
+def cut_of_file(id: str, path: str, *, samples: int, sample_rate: int, about: SupervisionSegment, custom: Mapping[str, Any]) -> MonoCut:
+    """The whole of a file that was made, which says what `about` does."""
+    seconds = samples / sample_rate
+    recording = Recording(id, [AudioSource("file", [0], path)], sample_rate, samples, seconds)
+    segment = SupervisionSegment(id, id, 0.0, seconds, text=about.text, speaker=about.speaker, language=about.language)
+    return MonoCut(id, 0.0, seconds, 0, supervisions=[segment], recording=recording, custom=dict(custom))

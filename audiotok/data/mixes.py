@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+from lhotse import MonoCut, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio, files
 from audiotok.data.acoustics import SLOPES, colored_noise, levelled, repeated
-from audiotok.data.manifests import file_name, write_cuts
+from audiotok.data.manifests import cut_of_file, file_name, speaker_of, write_cuts
 from audiotok.data.noisy import BABBLE, RECORDED, heard
 from audiotok.data.pairs import Pair
 from audiotok.data.resynthesis import UTTERANCES
@@ -67,7 +67,7 @@ class Mixer:
             raise ValueError(
                 "mix.kinds wants recorded noise, and every recording of noise is in the training split; set mix.kinds.recorded=0"
             )
-        if kinds.get(BABBLE) and len({_speaker(cut) for cut in voices}) < 2:
+        if kinds.get(BABBLE) and len({speaker_of(cut) for cut in voices}) < 2:
             raise ValueError("mix.kinds wants babble, and fewer than two people speak in the test split; set mix.kinds.babble=0")
         self.noises, self.voices, self.sample_rate = list(noises), list(voices), sample_rate
         self.num_voices, self.rooms, self.seed = num_voices, rooms, seed
@@ -96,7 +96,7 @@ class Mixer:
             chosen = self.noises[int(random.integers(len(self.noises)))]
             return repeated(read_cut(chosen, self.sample_rate), samples, generator=generator), f"{RECORDED}: {chosen.id}"
         if kind == BABBLE:
-            others = [voice for voice in self.voices if _speaker(voice) != _speaker(cut)]
+            others = [voice for voice in self.voices if speaker_of(voice) != speaker_of(cut)]
             said = [others[index] for index in random.permutation(len(others))[: self.num_voices]]
             parts = [repeated(levelled(read_cut(voice, self.sample_rate)), samples, generator=generator) for voice in said]
             return torch.stack(parts).sum(dim=0), f"{BABBLE}: {', '.join(sorted(voice.id for voice in said))}"
@@ -108,10 +108,6 @@ def mix_of(pair: Pair, sample_rate: int) -> Mix:
     noisy_T, clean_T = (read_cut(cut, sample_rate) for cut in (pair.noisy, pair.clean))
     loudest = max(1.0, float(noisy_T.abs().max()), float(clean_T.abs().max()))
     return Mix(pair.clean.id, noisy_T / loudest, clean_T / loudest, None, None, None, pair.clean.supervisions[0])
-
-
-def _speaker(cut: MonoCut) -> str:
-    return cut.supervisions[0].speaker or cut.id
 
 
 def recording_of(cut: MonoCut) -> str:
@@ -128,8 +124,8 @@ def _ending(snr: float) -> str:
 
 def unheard(test: Iterable[MonoCut], train: Iterable[MonoCut]) -> list[MonoCut]:
     """What people say in the test split who say nothing in the training split. Raises ValueError where nobody is left."""
-    known = {_speaker(cut) for cut in train}
-    left = [cut for cut in test if _speaker(cut) not in known]
+    known = {speaker_of(cut) for cut in train}
+    left = [cut for cut in test if speaker_of(cut) not in known]
     if not left:
         raise ValueError("everyone who speaks in the test split speaks in the training split too, or nobody does; see mix.datasets")
     return left
@@ -140,7 +136,7 @@ def spread(cuts: Iterable[MonoCut], num: int | None, *, shortest: float, longest
     turns: dict[str, list[MonoCut]] = {}
     for cut in sorted(cuts, key=lambda cut: cut.id):
         if shortest <= cut.duration <= longest:
-            turns.setdefault(_speaker(cut), []).append(cut)
+            turns.setdefault(speaker_of(cut), []).append(cut)
     chosen = [cut for cut in chain.from_iterable(zip_longest(*turns.values())) if cut is not None]
     if not chosen:
         raise ValueError(f"no utterance lasts between {shortest:g} and {longest:g} s; set mix.seconds")
@@ -156,16 +152,9 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], sample_rate: int, *, progres
             audio.write(folder / kind / name, wav_T, sample_rate)
         said = {"text": mix.about.text, "speaker": mix.about.speaker, "language": mix.about.language}
         rows.append({"id": mix.id, "path": name, **said, "snr": mix.snr, "noise": mix.noise, "room": mix.room})
-        cuts.append(_clean_cut(mix, f"clean/{name}", sample_rate))
+        custom = {"snr": mix.snr, "noise": mix.noise, "room": mix.room}
+        told = {"samples": len(mix.clean_T), "sample_rate": sample_rate, "about": mix.about, "custom": custom}
+        cuts.append(cut_of_file(mix.id, f"clean/{name}", **told))
         progress(1)
     files.write_jsonl(folder / "noisy" / UTTERANCES, rows)
     write_cuts(folder / "cuts_test.jsonl.gz", cuts)
-
-
-def _clean_cut(mix: Mix, path: str, sample_rate: int) -> MonoCut:
-    samples, about = len(mix.clean_T), mix.about
-    seconds = samples / sample_rate
-    recording = Recording(mix.id, [AudioSource("file", [0], path)], sample_rate, samples, seconds)
-    segment = SupervisionSegment(mix.id, mix.id, 0.0, seconds, text=about.text, speaker=about.speaker, language=about.language)
-    custom = {"snr": mix.snr, "noise": mix.noise, "room": mix.room}
-    return MonoCut(mix.id, 0.0, seconds, 0, supervisions=[segment], recording=recording, custom=custom)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from audiotok.data.acoustics import SLOPES, Shaped, bent, colored_noise, levelled, mixed, repeated
 from audiotok.data.batching import ALONE, Share
-from audiotok.data.crops import RandomCrops, one_ahead, speaker_of
+from audiotok.data.crops import RandomCrops, one_ahead
+from audiotok.data.manifests import speaker_of
 from audiotok.data.rooms import Room, Rooms
 from audiotok.data.tokenization import read_cut
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+from lhotse import MonoCut, SupervisionSegment
 from torch import Tensor
 
 from audiotok import audio, files
 from audiotok.data.acoustics import active_power
 from audiotok.data.batching import ALONE, Share
-from audiotok.data.crops import RandomCrops, one_ahead, speaker_of
-from audiotok.data.manifests import file_name, write_cuts
+from audiotok.data.crops import RandomCrops, one_ahead
+from audiotok.data.manifests import cut_of_file, file_name, speaker_of, write_cuts
 from audiotok.data.resynthesis import UTTERANCES
 from audiotok.data.tokenization import read_cut
 
@@ -143,13 +143,7 @@ def write_mixtures(folder: Path, made: Iterable[Mixture], sample_rate: int) -> N
             audio.write(folder / path, wav_T, sample_rate)
             said = {"text": about.text, "speaker": about.speaker, "language": about.language}
             rows.append({"id": id, "path": heard, **said, "mixture": mixture.id, "level": round(level, 2)})
-            cuts.append(_cut(id, path, len(wav_T), sample_rate, about, mixture.id))
+            told = {"samples": len(wav_T), "sample_rate": sample_rate, "about": about, "custom": {"mixture": mixture.id}}
+            cuts.append(cut_of_file(id, path, **told))
     files.write_jsonl(folder / "noisy" / UTTERANCES, rows)
     write_cuts(folder / "cuts_test.jsonl.gz", cuts)
-
-
-def _cut(id: str, path: str, samples: int, sample_rate: int, about: SupervisionSegment, mixture: str) -> MonoCut:
-    seconds = samples / sample_rate
-    recording = Recording(id, [AudioSource("file", [0], path)], sample_rate, samples, seconds)
-    segment = SupervisionSegment(id, id, 0.0, seconds, text=about.text, speaker=about.speaker, language=about.language)
-    return MonoCut(id, 0.0, seconds, 0, supervisions=[segment], recording=recording, custom={"mixture": mixture})

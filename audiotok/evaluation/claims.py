@@ -90,8 +90,11 @@ def held(
 
 
 def trainings_of(system: str, scores: Mapping[str, pa.Table]) -> list[str]:
-    """Its names among those that are scored: NAME, NAME@WHAT ... Raises ValueError where two of them have all scores alike."""
-    names = [name for name in scores if name.partition("@")[0] == system]
+    """Its names among those that are scored: NAME, NAME@WHAT ...; of NAME@WHAT that one alone.
+
+    Raises ValueError where two of them have all scores alike.
+    """
+    names = [name for name in scores if system in (name, name.partition("@")[0])]
     for name, other in combinations(names, 2):
         if scores[name].equals(scores[other]):
             raise ValueError(
@@ -203,7 +206,10 @@ def _table(claim: Mapping[str, Any]) -> str:
 def _trainings(claim: Mapping[str, Any]) -> str:
     """Of how many trainings the intervals know; nothing where each system was trained once, as most are."""
     better, than = (len(made) for made in claim["trainings"])
-    return "" if better == than == 1 else f" and trainings, {better} of `{claim['better']}` and {than} of `{claim['than']}`"
+    if better == than == 1:
+        return ""
+    alone = " (what another of that would be is not in them)" if min(better, than) == 1 else ""
+    return f" and trainings, {better} of `{claim['better']}` and {than} of `{claim['than']}`{alone}"
 
 
 def _cell(column: Mapping[str, Any], cell: Mapping[str, Any] | None) -> str:

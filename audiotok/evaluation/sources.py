@@ -13,10 +13,9 @@ from lhotse import CutSet, MonoCut
 from audiotok import audio, files
 from audiotok.data.costs import COSTS
 from audiotok.data.integrity import read_array
-from audiotok.data.resynthesis import SYSTEM
+from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.evaluation.metric import JUDGE_RATE, Utterance
 
-UTTERANCES = "utterances.jsonl"
 FAILED = "failed.jsonl"
 RECORDINGS = "recordings"  # the name under which the recordings are a system among systems
 

@@ -28,7 +28,11 @@ def run(cfg: DictConfig) -> None:
 
 
 def _draw(cfg: DictConfig, summaries: dict, folder: Path) -> None:
-    snrs = {cut.id: cut.custom["snr"] for cut in load_cuts(paths.mixes(cfg), "test")}
+    told_of = {cut.id: (cut.custom or {}).get("snr") for cut in load_cuts(paths.mixes(cfg), "test")}
+    snrs = {id: snr for id, snr in told_of.items() if snr is not None}
+    if unknown := [id for id in told_of if id not in snrs]:
+        told = f"of {len(unknown)} mixes no ratio of speech to noise is known, the first is {unknown[0]!r}"
+        raise ValueError(f"{told}; bands are of mixes at several ratios: run `audiotok compare` or `audiotok report` for these")
     heard = {name: summary for name, summary in summaries.items() if name != sources.RECORDINGS}  # the clean ones are of no ratio
     scores = {name: pq.read_table(paths.evaluation(cfg) / name / scoring.SCORES) for name in heard}
     found = bands.by_band(scores, heard, snrs, resamplings=cfg.evaluate.bootstrap, seed=cfg.seed)

@@ -1,6 +1,7 @@
 """Tokens, a trained model -> a drafter of it.
 
-Reads: EXP_DIR/train/step_*/ (what train writes; synthesize.checkpoint=FOLDER for another), the tokens and alignments that it learnt from.
+Reads: EXP_DIR/train/step_*/ (what train writes; synthesize.checkpoint=FOLDER for another, or the name of a voice that comes with the
+package), the tokens and alignments that it learnt from.
 Writes: EXP_DIR/drafters/DRAFTER/ with step_00001000/ as of train, and in it ranks.json: of each codebook its codes, most frequent first.
 With distil.selected below 1 EXP_DIR/drafters/DRAFTER_reference/ comes first, a drafter of the same kind that has learnt from all codes; the
 drafter itself learns only from the codes where it lags behind that one most. Both go on where they were after a kill, bit for bit.
@@ -24,9 +25,9 @@ from audiotok.data.aligned import FrontEnd
 from audiotok.models.distillation import Distilled
 from audiotok.models.lesson import sayer
 from audiotok.nn.ranked import frequencies
-from audiotok.stages import learning, paths
+from audiotok.stages import learning, paths, trained
 from audiotok.stages.train import Material, fixed_batches
-from audiotok.stages.voices import refuse_other_settings
+from audiotok.stages.voices import checkpoint_folder, made_by, refuse_other_settings
 from audiotok.training import checkpoint
 
 SECTIONS: tuple[str, ...] = ("data", "prepare", "tokenizer", "transform", "align", "model", "drafter", "distil", "train")
@@ -39,8 +40,8 @@ def run(cfg: DictConfig) -> None:
     tokenizer = instantiate(cfg.tokenizer)
     tokens = paths.tokens(cfg, tokenizer.spec.fingerprint)
     settings = {
-        "trained": files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}"),
-        "checkpoint": str(target := _target_folder(cfg)),
+        "trained": made_by(cfg),
+        "weights": trained.digest(target := checkpoint_folder(cfg)),
         "tokens": files.fingerprint_of(tokens, made_by=f"tokenize {cfg.recipe}"),
         "alignments": files.fingerprint_of(paths.alignments(cfg), made_by=f"align {cfg.recipe}"),
         **paths.settings(cfg, "transform", "model", "drafter", "seed"),
@@ -61,13 +62,6 @@ def _build(folder: Path, settings: dict, work: Callable[[Path], None], cfg: Dict
     learning.build(folder, settings, work, overwrite=cfg.overwrite, console=console)
 
 
-def _target_folder(cfg: DictConfig) -> Path:
-    folder = Path(cfg.synthesize.checkpoint) if cfg.synthesize.checkpoint else checkpoint.latest(paths.train(cfg))
-    if folder is None:
-        raise ValueError(f"no checkpoint in {paths.train(cfg)}; run `audiotok train {cfg.recipe}` with the same settings first")
-    return folder
-
-
 def _distil(
     cfg: DictConfig,
     target_folder: Path,
@@ -84,7 +78,7 @@ def _distil(
         raise ValueError(f"{target_folder} was trained with other texts or speakers than these; give the same data, prepare and align")
     device, make = distributed.device(cfg.device), instantiate(cfg.drafter, _partial_=True)
     target = material.model(instantiate(cfg.model, _partial_=True), tokenizer)
-    checkpoint.load_weights(target_folder / "ema.safetensors", target)
+    trained.load(target_folder, target)
     teacher = None
     if reference is not None:
         teacher = material.model(make, tokenizer).to(device)

@@ -3,9 +3,9 @@
 Reads: EXP_DIR/train/step_*/ of an enhancer (enhance.checkpoint=FOLDER for another, or the name of a shipped one), and the
 recordings in enhance.input, a folder, of any rate and length; where none is given, the noisy recordings of mix.
 Writes: enhance.out, a folder: each recording under its own name, mono, at its own rate and as long as it was (.wav and .flac as they are,
-others as .flac); of the mixes also their list, and system.json with the bits per second of an enhancer that says codes. What is there
-already is kept, so that a run that was stopped goes on; overwrite=true makes it anew. A recording that cannot be read stops no other; its
-reason is said at the end.
+others as .flac), and enhanced.json: how they were made; of the mixes also their list, and system.json with the bits per second of an
+enhancer that says codes. What is there already is kept, so that a run that was stopped goes on, and refused where other weights or other
+settings made it; overwrite=true makes it anew. A recording that cannot be read stops no other; its reason is said at the end.
 Told by: enhancer and its keys (as it was trained, but for what only tells how it learns), tokenizer, sampling (of those that say codes
 one after another), everything under enhance, seed, device, overwrite.
 """
@@ -34,6 +34,8 @@ from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
+MADE = "enhanced.json"
+VOICES = ("given", "heard")
 OPEN = {"dropout", "replace_codes", "own_history", "free_running", "regression", "sound", "distance", "phase", "said_band"}  # to change
 
 
@@ -41,15 +43,19 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     if not 0 <= cfg.enhance.left_in < 1:
         raise ValueError(f"enhance.left_in is a share of the noisy recording, from 0 to below 1; got {cfg.enhance.left_in}")
+    if cfg.enhance.voice not in VOICES:
+        raise ValueError(f"enhance.voice is one of {', '.join(VOICES)}; got {cfg.enhance.voice}")
     source, out = folders(cfg)
     pairs = plan(source, out)
     wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
+    enhancer = _enhancer(cfg) if wanted else None
+    begin(cfg, [target for _, target in pairs], sections=("tokenizer", "enhancer", "sampling", "seed"))
     if len(wanted) < len(pairs):
         console.print(f"{len(pairs) - len(wanted)} of {len(pairs)} recordings are there already and are kept")
-    failed = _made(cfg, wanted, console) if wanted else []
+    failed = _made(cfg, enhancer, wanted, console) if enhancer else []
     if failed:
         raise ValueError(f"{len(failed)} of {len(wanted)} recordings were not enhanced: {'; '.join(failed)}")
-    if (source / UTTERANCES).exists():  # of the fixed mixes: with their list the enhanced ones are a system that evaluate finds
+    if not cfg.enhance.input:  # of the fixed mixes: with their list the enhanced ones are a system that evaluate finds
         shutil.copy(source / UTTERANCES, out / UTTERANCES)
     console.print(f"{out} is written", soft_wrap=True)
 
@@ -64,9 +70,40 @@ def folders(cfg: DictConfig) -> tuple[Path, Path]:
     return paths.mixes(cfg) / "noisy", Path(cfg.enhance.out)
 
 
-def _made(cfg: DictConfig, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
+def begin(cfg: DictConfig, targets: Sequence[Path], *, sections: Sequence[str]) -> None:
+    """Write down how enhance.out is made, and hold what is there against it; with overwrite=true remove that first.
+
+    Raises ValueError where files are there that were made otherwise, or nobody knows how: a folder holds what one model made in one way.
+    """
+    out = Path(cfg.enhance.out)
+    there, record = [target for target in targets if target.exists()], out / MADE
+    settings = json.loads(json.dumps(_settings(cfg, sections), default=str))
+    if cfg.overwrite:
+        for path in (*there, out / SYSTEM, out / UTTERANCES):
+            path.unlink(missing_ok=True)
+    elif there and not record.exists():
+        raise ValueError(
+            f"{there[0]} is there, and no {MADE} says how it was made; move it away, set another enhance.out, or overwrite=true"
+        )
+    elif there and (differing := list(files.differences(files.read_json(record), settings))):
+        told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
+        raise ValueError(f"{out} was made otherwise ({told}); set another enhance.out, or overwrite=true")
+    if not record.exists() or files.read_json(record) != settings:
+        files.write_json(record, settings)
+
+
+def _settings(cfg: DictConfig, sections: Sequence[str]) -> dict[str, Any]:
+    """What the enhanced files depend on, and of what training the weights are."""
+    folder = _checkpoint(cfg)
+    elsewhere = ("input", "out", "checkpoint", "ceiling", "floor")
+    manner = {key: value for key, value in paths.settings(cfg, "enhance")["enhance"].items() if key not in elsewhere}
+    mixes = None if cfg.enhance.input else paths.mixes_fingerprint(cfg)
+    told = {"weights": trained.digest(folder), "mixes": mixes, "enhance": manner}
+    return files.redacted(told | paths.settings(cfg, *sections) | {"training": files.settings_of(folder.parent)})
+
+
+def _made(cfg: DictConfig, enhancer: Enhancer, pairs: Sequence[tuple[Path, Path]], console: Console) -> list[str]:
     """Why some could not be enhanced."""
-    enhancer = _enhancer(cfg)
     all_in_codes = isinstance(enhancer, Speaking | OwnVoice | ConformerEnhancer) and not cfg.enhance.left_in
     if not cfg.enhance.input and all_in_codes:
         spec = enhancer.codec.spec
@@ -90,6 +127,8 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
     model = loaded(cfg)
     if isinstance(model, Separator):
         raise ValueError(f"enhancer={cfg.choices.enhancer} tells voices apart; run `audiotok separate` with the same settings")
+    if isinstance(model, Enhancer) and cfg.enhance.voice != "given":
+        raise ValueError(f"enhancer={cfg.choices.enhancer} speaks no units one after another; leave enhance.voice as it is, given")
     if isinstance(model, Enhancer):
         return model
     speaking = Speaking(model, instantiate(cfg.sampling), cfg.enhance.beams, cfg.seed)
@@ -98,14 +137,19 @@ def _enhancer(cfg: DictConfig) -> Enhancer:
 
 def loaded(cfg: DictConfig) -> Any:
     """The averaged weights of a checkpoint in the recipe's enhancer. Raises ValueError where there is none, or of other settings."""
-    folder = shipped.located(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
-    if folder is None:
-        raise ValueError(f"no checkpoint in {paths.train(cfg)}; train an enhancer with the same recipe, or set enhance.checkpoint=FOLDER")
+    folder = _checkpoint(cfg)
     codec = instantiate(cfg.tokenizer)
     _refuse_other_settings(folder, cfg, codec.spec)
     model = instantiate(cfg.enhancer, _partial_=True)(codec)  # not by instantiate: OmegaConf would make a config of the codec
     trained.load(folder, model)
     return model.eval().to(distributed.device(cfg.device))
+
+
+def _checkpoint(cfg: DictConfig) -> Path:
+    folder = shipped.located(cfg.enhance.checkpoint) if cfg.enhance.checkpoint else checkpoint.latest(paths.train(cfg))
+    if folder is None:
+        raise ValueError(f"no checkpoint in {paths.train(cfg)}; train an enhancer with the same recipe, or set enhance.checkpoint=FOLDER")
+    return folder
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig, spec: TokenSpec) -> None:

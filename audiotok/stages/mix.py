@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 
 from audiotok import audio, distributed, files
-from audiotok.data.manifests import file_name, load_cuts
+from audiotok.data.manifests import dataset_of, file_name, load_cuts
 from audiotok.data.mixes import Mix, Mixer, mix_of, spread, unheard, write_mixes
 from audiotok.data.pairs import paired
 from audiotok.data.resynthesis import SYSTEM, UTTERANCES
@@ -84,7 +84,7 @@ def _mixes(cfg: DictConfig, told: dict[str, Any], speech: Sequence[MonoCut], cut
 
 
 def _mixer(cfg: DictConfig, told: dict[str, Any], speech: Sequence[MonoCut], others: Sequence[MonoCut]) -> Mixer:
-    noises, responses = ([cut for cut in others if _dataset(cut) in names] for names in (cfg.noise.datasets, told["responses"]))
+    noises, responses = ([cut for cut in others if dataset_of(cut) in names] for names in (cfg.noise.datasets, told["responses"]))
     seed = int(files.fingerprint([cfg.seed, "mix"])[:8], 16)  # of other shoeboxes than those of training
     rooms = Rooms(told["rooms"], responses, Shoeboxes(**told["shoebox"]), sample_rate=told["sample_rate"], seed=seed, setting="mix.rooms")
     options = {key: told[key] for key in ("sample_rate", "kinds", "num_voices")}
@@ -93,11 +93,7 @@ def _mixer(cfg: DictConfig, told: dict[str, Any], speech: Sequence[MonoCut], oth
 
 def _is_speech(cfg: DictConfig, cut: MonoCut) -> bool:
     wanted = cfg.mix.datasets
-    return _dataset(cut) in wanted if wanted else _dataset(cut) not in (*cfg.noise.datasets, *cfg.noise.left_out)
-
-
-def _dataset(cut: MonoCut) -> str | None:
-    return (cut.custom or {}).get("dataset")
+    return dataset_of(cut) in wanted if wanted else dataset_of(cut) not in (*cfg.noise.datasets, *cfg.noise.left_out)
 
 
 def _copy(source: Path, folder: Path) -> None:

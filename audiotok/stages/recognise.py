@@ -21,8 +21,8 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.selection import select_utterances
 from audiotok.evaluation.recognition import RATES, error_rates
-from audiotok.stages import paths, trained
-from audiotok.stages.voices import checkpoint_folder, load_voice
+from audiotok.stages import paths
+from audiotok.stages.voices import load_voice, made_by
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.transcribing import transcribe
 
@@ -33,17 +33,10 @@ def run(cfg: DictConfig) -> None:
     if "recognise" not in cfg:
         raise ValueError(f"the recipe {cfg.recipe} says nothing of `recognise`; take prompts/speech_text, or copy that section of it")
     console, folder = Console(), paths.recognised(cfg)
-    settings = {"train": _made_by(cfg), **paths.settings(cfg, "tokenizer", "select", "seed", "recognise")}
+    settings = {"train": made_by(cfg), **paths.settings(cfg, "tokenizer", "select", "seed", "recognise")}
     settings |= {"weights": cfg.synthesize.weights, "bootstrap": cfg.evaluate.bootstrap}
     made = files.build(folder, settings, lambda partial: _recognise(cfg, partial, console), overwrite=cfg.overwrite)
     console.print(f"{folder} is {'there already' if made == 'present' else 'written'}: {_told(files.read_json(folder / 'rates.json'))}")
-
-
-def _made_by(cfg: DictConfig) -> str:
-    """The fingerprint of the training run, or of the weights that were named."""
-    if cfg.synthesize.checkpoint is None:
-        return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    return files.file_digest(trained.weights_file(checkpoint_folder(cfg)))
 
 
 def _recognise(cfg: DictConfig, folder: Path, console: Console) -> None:

@@ -2,10 +2,11 @@
 
 Reads: EXP_DIR/train/step_*/ of a separator (enhance.checkpoint=FOLDER for another), and the recordings in enhance.input, a folder, of any
 rate and length; where none is given, those that mix made of several people at once.
-Writes: enhance.out, a folder: NAME_1.flac, NAME_2.flac ... of each recording, mono, at its own rate and as long as it was. Whose voice
-comes first is nobody's to know. Of the fixed mixtures the voices are named as the references that they fit best, by the sum of their
-scale-invariant ratios (scores are permutation-invariant), and their list is beside them, so that evaluate finds a system. What is there
-already is kept; overwrite=true makes it anew. A recording that cannot be read stops no other; its reason is said at the end.
+Writes: enhance.out, a folder: NAME_1.flac, NAME_2.flac ... of each recording (.wav of .wav), mono, at its own rate and as long as it was,
+and enhanced.json: how they were made. Whose voice comes first is nobody's to know. Of the fixed mixtures the voices are named as the
+references that they fit best, by the sum of their scale-invariant ratios (scores are permutation-invariant), and their list is beside them,
+so that evaluate finds a system. What is there already is kept, and refused where it was made otherwise; overwrite=true makes it anew. A
+recording that cannot be read stops no other; its reason is said at the end.
 Told by: enhancer and its keys (as it was trained), tokenizer, enhance.input, enhance.out, enhance.checkpoint, enhance.seconds,
 enhance.overlap_seconds, device, overwrite.
 """
@@ -66,9 +67,10 @@ def _separate(cfg: DictConfig, separator: Separator, source: Path, out: Path, re
     cuts = {cut.id: cut for cut in load_cuts(paths.mixes(cfg), "test")} if references else {}
     device, failed = distributed.device(cfg.device), []
     work = partial(separate_file, separator, seconds=cfg.enhance.seconds, overlap_seconds=cfg.enhance.overlap_seconds, device=device)
-    for path, target in track(plan(source, out), description="separating", transient=True):
-        ids = references.get(path.name, [])
-        if not cfg.overwrite and _named(target, ids, 0).exists():
+    told = [(path, target, references.get(path.name, [])) for path, target in plan(source, out)]
+    enhance.begin(cfg, [_named(target, ids, 0) for _, target, ids in told], sections=("tokenizer", "enhancer"))
+    for path, target, ids in track(told, description="separating", transient=True):
+        if _named(target, ids, 0).exists():
             continue
         try:
             made_ST, rate = work(path)

@@ -32,10 +32,12 @@ from audiotok.data.aligned import ANYONE
 from audiotok.data.manifests import file_name
 from audiotok.data.selection import select_utterances
 from audiotok.evaluation.metric import JUDGE_RATE, NotApplicable
-from audiotok.stages import paths, trained
-from audiotok.stages.voices import checkpoint_folder, chosen, load_drafting, load_rule, load_voice, own_speakers
+from audiotok.evaluation.sources import UTTERANCES
+from audiotok.stages import paths
+from audiotok.stages.voices import checkpoint_folder, chosen, load_drafting, load_rule, load_voice, made_by, own_speakers
 from audiotok.store.reader import TokenStore
 from audiotok.synthesis.carrying import carried
+from audiotok.synthesis.enhanced_files import READ
 from audiotok.synthesis.live import Pieces, stream
 from audiotok.synthesis.openings import Lead
 from audiotok.synthesis.recordings import Bounds, opening, prosody
@@ -56,7 +58,7 @@ def run(cfg: DictConfig) -> None:
     if given := [key for key in OF_A_TEXT if cfg.synthesize[key]]:
         raise ValueError(f"synthesize.{given[0]} goes with synthesize.text; test sentences are spoken as their own speakers, one by one")
     console = Console()
-    settings = {"train": _made_by(cfg), **paths.settings(cfg, "tokenizer", "sampling", "drafting", "acceptance", "select", "seed")}
+    settings = {"train": made_by(cfg), **paths.settings(cfg, "tokenizer", "sampling", "drafting", "acceptance", "select", "seed")}
     settings |= {key: cfg.synthesize[key] for key in ("checkpoint", "max_seconds", "guidance", "weights")}
 
     def work(partial: Path) -> None:
@@ -74,20 +76,13 @@ def _folder(cfg: DictConfig) -> Path:
     return paths.audio(cfg) / "synthesis"
 
 
-def _made_by(cfg: DictConfig) -> str:
-    """The fingerprint of the training run, or of the weights that were named."""
-    if cfg.synthesize.checkpoint is None:
-        return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
-    return files.file_digest(trained.weights_file(checkpoint_folder(cfg)))
-
-
 def _speak_text(cfg: DictConfig) -> None:
     texts, out = _texts(cfg), str(cfg.synthesize.out or "synthesis.wav")
     single = Path(out).suffix.lower() in (".wav", ".flac")
     if single and len(texts) > 1:
         raise ValueError(f"{cfg.synthesize.text} has {len(texts)} lines; set synthesize.out to a folder for them, not to {out}")
-    if out != ALOUD and Path(out).exists() and not cfg.overwrite:
-        raise ValueError(f"{out} exists; set synthesize.out to another path, or overwrite=true")
+    if out != ALOUD:
+        _refuse_to_lose(Path(out), single=single, overwrite=cfg.overwrite)
     console, voice = Console(stderr=out == ALOUD), load_voice(cfg)
     speaker, language = _who(cfg, voice)
     requests = [Request(f"{i:05d}", text, speaker, language) for i, text in enumerate(texts)]
@@ -97,6 +92,18 @@ def _speak_text(cfg: DictConfig) -> None:
         return
     _write_spoken(Path(out), _spoken(requests, lead, voice, cfg, console), console, voice=voice, single=single)
     console.print(f"{out} is written")
+
+
+def _refuse_to_lose(out: Path, *, single: bool, overwrite: bool) -> None:
+    """A folder is written whole, so that of one that is there only what was spoken before may be lost, and only where that is told."""
+    if not single and Path(out).suffix.lower() in READ:
+        raise ValueError(f"synthesize.out={out}: {out.suffix} is not written; name it .wav or .flac, or give a folder")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; set synthesize.out to another path, or overwrite=true")
+    if out.exists() and out.is_dir() == single:
+        raise ValueError(f"{out} is {'a folder' if single else 'a file'}; set synthesize.out to another path")
+    if not single and out.exists() and any(out.iterdir()) and not (out / UTTERANCES).exists():
+        raise ValueError(f"{out} holds other things than `audiotok synthesize` wrote (no {UTTERANCES}); set synthesize.out to another")
 
 
 def _texts(cfg: DictConfig) -> list[str]:
@@ -215,7 +222,7 @@ def _told(voice: Voice, cfg: DictConfig) -> dict[str, Any]:
 def _write(folder: Path, results: Iterable[Spoken | Failed], console: Console, *, voice: Voice) -> None:
     (folder / "codes").mkdir()
     failed: list[Failed] = []
-    files.write_jsonl(folder / "utterances.jsonl", _rows(folder, results, voice, failed))
+    files.write_jsonl(folder / UTTERANCES, _rows(folder, results, voice, failed))
     files.write_jsonl(folder / "failed.jsonl", ({**asdict(item.request), "reason": item.reason} for item in failed))
     for item in failed:
         _report(item, console)

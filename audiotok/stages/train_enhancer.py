@@ -23,8 +23,8 @@ from rich.console import Console
 
 from audiotok.data.acoustics import Shaped
 from audiotok.data.batching import Share
-from audiotok.data.crops import RandomCrops, speaker_of
-from audiotok.data.manifests import load_cuts
+from audiotok.data.crops import RandomCrops
+from audiotok.data.manifests import dataset_of, load_cuts, speaker_of
 from audiotok.data.noisy import NoisyCrops
 from audiotok.data.pairs import PairCrops, paired
 from audiotok.data.rooms import Rooms, Shoeboxes
@@ -101,7 +101,7 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
         pairs = paired(speech, **noise["pairs"])
         return PairCrops(crops(cuts=[pair.clean for pair in pairs]), pairs)
     heard = list(load_cuts(paths.manifests(cfg), "train"))
-    noises, responses = ([cut for cut in heard if _dataset(cut) in names] for names in (noise["datasets"], noise["responses"]))
+    noises, responses = ([cut for cut in heard if dataset_of(cut) in names] for names in (noise["datasets"], noise["responses"]))
     shoeboxes = Shoeboxes(**noise["shoebox"])
     rooms = Rooms(noise["rooms"], responses, shoeboxes, sample_rate=sample_rate, seed=cfg.seed, setting="noise.rooms")
     options = {key: noise[key] for key in ("kinds", "snrs", "voices", "faster", "bend_db")}
@@ -110,12 +110,8 @@ def _crops(cfg: DictConfig, sample_rate: int, split: str) -> NoisyCrops | PairCr
 
 def _speech(cfg: DictConfig, split: str, *, left_out: Sequence[str], dev_speakers: float) -> list[MonoCut]:
     """The speech of a split, those people of the training split who are kept for the dev split in the latter."""
-    found = {name: [cut for cut in load_cuts(paths.manifests(cfg), name) if _dataset(cut) not in left_out] for name in {split, "train"}}
+    found = {name: [cut for cut in load_cuts(paths.manifests(cfg), name) if dataset_of(cut) not in left_out] for name in {split, "train"}}
     if not dev_speakers:
         return found[split]
     of = [hashed_split(speaker_of(cut), {"dev": dev_speakers}) for cut in found["train"]]
     return [*(found["dev"] if split == "dev" else []), *(cut for cut, kept_for in zip(found["train"], of) if kept_for == split)]
-
-
-def _dataset(cut: MonoCut) -> Any:
-    return (cut.custom or {}).get("dataset")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from audiotok import files
 from audiotok.tokenizers import weights as shipped
 from audiotok.training import checkpoint
 
@@ -14,6 +15,13 @@ def weights_file(folder: Path) -> Path:
     """The averaged weights."""
     ours = (folder / AVERAGED).exists() or (folder / "training.pt").exists() or not (folder / SHIPPED).exists()
     return folder / (AVERAGED if ours else SHIPPED)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the averaged weights. Raises ValueError where they are absent."""
+    if not (weights := weights_file(folder)).exists():
+        raise ValueError(f"{weights} is not there; give a step_* folder of a training run")
+    return files.file_digest(weights)
 
 
 def load(folder: Path, model: nn.Module) -> None:

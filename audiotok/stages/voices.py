@@ -46,6 +46,13 @@ def checkpoint_folder(cfg: DictConfig) -> Path:
     return folder
 
 
+def made_by(cfg: DictConfig) -> str:
+    """The fingerprint of the training run, or of the weights that were named."""
+    if cfg.synthesize.checkpoint is None:
+        return files.fingerprint_of(paths.train(cfg), made_by=f"train {cfg.recipe}")
+    return trained.digest(checkpoint_folder(cfg))
+
+
 def own_speakers(folder: Path) -> dict[str, str]:
     """Who speaks a language where nobody is named, as a voice says that was made to be shipped."""
     return files.read_json(folder / SPEAKERS) if (folder / SPEAKERS).exists() else {}

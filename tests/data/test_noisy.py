@@ -13,7 +13,8 @@ from torch import Tensor
 
 from audiotok import audio
 from audiotok.data.acoustics import SLOPES, Shaped, active_power, levelled
-from audiotok.data.crops import RandomCrops, speaker_of
+from audiotok.data.crops import RandomCrops
+from audiotok.data.manifests import speaker_of
 from audiotok.data.noisy import NoisyCrops, heard
 from audiotok.data.rooms import Rooms, Shoeboxes
 from audiotok.data.tokenization import read_cut
