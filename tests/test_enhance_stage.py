@@ -1,11 +1,14 @@
 """The stage enhance: folders of recordings in, the same names out, from a checkpoint as training leaves it."""
 
+import io
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -17,6 +20,8 @@ from tiny import tiny_speech_folder
 from audiotok import audio, cli, files
 from audiotok.stages import enhance, paths, prepare, train_enhancer
 from audiotok.synthesis.enhanced_files import plan
+from audiotok.synthesis.pipes import wav_pieces
+from audiotok.synthesis.streaming import wav_header
 from audiotok.tokenizers import weights
 from audiotok.tokenizers.codec import Codec, save_network
 from audiotok.training import checkpoint
@@ -25,6 +30,7 @@ from audiotok.training.loop import TrainSettings, start, train_step
 sys.path.insert(0, str(cli.ROOT / "tools"))
 import ship_model
 
+CHOPPED = ["enhance.seconds=0.3", "enhance.overlap_seconds=0.05"]
 SMALL = ["width=32", "layers=1", "heads=2", "feed_forward=32"]
 
 
@@ -73,7 +79,7 @@ def recordings(tmp_path, wav_16k):
 
 
 def run(overrides, *more):
-    cli.main(["enhance", "prompts/tts", *overrides, "device=cpu", "enhance.seconds=0.3", "enhance.overlap_seconds=0.05", *more])
+    cli.main(["enhance", "prompts/tts", *overrides, "device=cpu", *CHOPPED, *more])
 
 
 @pytest.mark.parametrize("kind", ["transducer", "transducer_lattice", "conformer", "decoder_only", "latents", "mask"])
@@ -112,6 +118,41 @@ def test_what_other_weights_or_settings_made_is_not_gone_on_with(trained, record
     run(trained("mask"), *told, "enhance.left_in=0.25", "overwrite=true")
     assert files.read_json(out / "enhanced.json")["enhance"]["left_in"] == 0.25
     assert made["a.wav"] != (out / "a.wav").read_bytes()
+
+
+def piped(overrides, sound, *more):
+    """(what came out of standard output, of standard error): a process of its own between real pipes."""
+    command = [sys.executable, "-m", "audiotok.cli", "enhance", "prompts/tts", *overrides, "device=cpu", "enhance.input=-", "enhance.out=-"]
+    done = subprocess.run([*command, *CHOPPED, *more], input=sound, capture_output=True, cwd=cli.ROOT)
+    return done.stdout, done.stderr.decode()
+
+
+def test_a_pipe_gives_what_the_file_becomes(trained, recordings, tmp_path):
+    run(trained("transducer"), f"enhance.input={recordings}", f"enhance.out={tmp_path / 'out'}")
+    made, said = piped(trained("transducer"), (recordings / "a.wav").read_bytes())
+    wanted = soundfile.read(tmp_path / "out" / "a.wav", dtype="int16")[0]
+    piped_T = np.frombuffer(made[44:], "<i2")
+    assert len(piped_T) == len(wanted) == 6500 and np.abs(piped_T.astype(int) - wanted).max() <= 1
+    assert "what comes in goes out " in said and " s later" in said and "0.4 s made clean in" in said
+    unknown = wav_header(16000) + (recordings / "a.wav").read_bytes()[44:]  # a recorder does not know yet how long it will be
+    assert piped(trained("transducer"), unknown)[0] == made
+
+
+def test_what_cannot_go_through_a_pipe_is_refused_and_nothing_comes_out(trained, recordings):
+    sound = (recordings / "a.wav").read_bytes()
+    made, said = piped(trained("mask"), sound)
+    assert not made and "enhancer=mask enhances whole files like this; take transducer" in said
+    made, said = piped(trained("transducer"), sound[:20])
+    assert not made and "got no whole header of a WAV, wanted mono 16-bit WAV at 16000 Hz (sox IN" in said
+    with pytest.raises(SystemExit, match=r"go together; got enhance\.input=- enhance\.out=elsewhere"):
+        run(trained("transducer"), "enhance.input=-", "enhance.out=elsewhere")
+
+
+def test_a_pipe_is_not_resampled():
+    with pytest.raises(ValueError, match="got 1 channels of 16 bits at 8000 Hz, wanted mono 16-bit WAV at 16000 Hz"):
+        next(wav_pieces(io.BytesIO(wav_header(8000)), sample_rate=16000, seconds=0.5))
+    with pytest.raises(ValueError, match=r"got no whole header of a WAV .*file does not start with RIFF id"):
+        next(wav_pieces(io.BytesIO(b"fLaC" * 20), sample_rate=16000, seconds=0.5))
 
 
 def test_the_voice_of_units_is_one_of_two_and_of_nothing_else(trained, recordings, tmp_path):

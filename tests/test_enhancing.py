@@ -9,8 +9,9 @@ from audiotok.audio import resample
 from audiotok.decoding.beam import search
 from audiotok.decoding.samplers import Sampler
 from audiotok.models.enhancement.hearing import CodecEar, Spectra
-from audiotok.synthesis.enhancement_stream import TransducerStream, decoder_reach
+from audiotok.synthesis.enhancement_stream import TransducerStream
 from audiotok.synthesis.enhancing import Speaking, enhanced, in_pieces
+from audiotok.synthesis.streaming import decoder_reach
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

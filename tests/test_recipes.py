@@ -76,6 +76,7 @@ def test_a_dry_run_prints_the_commands_from_stage_to_stop_stage(script):
         ("speech/enhance/run.sh", {"enhancers": "mask transducer"}, 3),
         ("speech/enhance/run.sh", {"enhancers": "mask"}, 1),
         ("speech/enhance/bitrate.sh", {"enhancers": "conformer", "codebooks": "2"}, 1),
+        ("speech/enhance/trainings.sh", {"enhancers": "mask transducer", "seeds": "1 2"}, 6),
         ("speech/separate/run.sh", {"separators": "conformer_two"}, 1),
     ],
 )

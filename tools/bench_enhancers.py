@@ -32,8 +32,9 @@ from audiotok.models.enhancement.latents import LatentRegressor
 from audiotok.models.enhancement.lattice_transducer import LatticeTransducer
 from audiotok.models.enhancement.mask import ComplexMask
 from audiotok.models.enhancement.transducer import Transducer
-from audiotok.synthesis.enhancement_stream import TransducerStream, decoder_reach
+from audiotok.synthesis.enhancement_stream import TransducerStream
 from audiotok.synthesis.enhancing import Enhancer, Speaking
+from audiotok.synthesis.streaming import decoder_reach
 from audiotok.training import checkpoint
 
 KINDS = ("transducer", "transducer_lattice", "decoder_only", "conformer", "latents", "mask")
@@ -57,7 +58,7 @@ def latency(model: Any) -> dict[str, int] | None:
         "ear": encoder.frames.ear.reach.after or 0,
         "look_ahead": encoder.look_ahead * encoder.frames.hop,
         "delay": int(delay * hop),
-        "decoder": (decoder_reach(model.codec) - overlap) * hop,
+        "decoder": ((decoder_reach(model.codec) or 0) - overlap) * hop,
         "inverse_stft": overlap * hop,
     }
 

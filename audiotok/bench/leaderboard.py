@@ -48,7 +48,6 @@ FLAT = pa.schema(
     + [(name, pa.int64()) for name in ("seed", "items", "failures")]
     + [(name, pa.bool_()) for name in ("reference", "primary")]
 )
-CELL = ("suite", "tokenizer", "task", "axis", "seed", "verdict", "reason", "started", "seconds")
 
 
 def write(bench_folder: Path) -> Path:

@@ -6,14 +6,18 @@ Writes: enhance.out, a folder: each recording under its own name, mono, at its o
 others as .flac), and enhanced.json: how they were made; of the mixes also their list, and system.json with the bits per second of an
 enhancer that says codes. What is there already is kept, so that a run that was stopped goes on, and refused where other weights or other
 settings made it; overwrite=true makes it anew. A recording that cannot be read stops no other; its reason is said at the end.
+enhance.input=- enhance.out=- is a filter: a mono 16-bit WAV at the codec's rate from standard input, made clean as it comes, to standard
+output (enhancer=transducer), sample for sample what the file becomes.
 Told by: enhancer and its keys (as it was trained, but for what only tells how it learns), tokenizer, sampling (of those that say codes
 one after another), everything under enhance, seed, device, overwrite.
 """
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from hydra.utils import instantiate
@@ -24,17 +28,22 @@ from rich.progress import MofNCompleteColumn, Progress
 from audiotok import distributed, files
 from audiotok.data.resynthesis import SYSTEM, UTTERANCES
 from audiotok.models.enhancement.conformer import ConformerEnhancer
+from audiotok.models.enhancement.transducer import Transducer
 from audiotok.stages import paths, trained
 from audiotok.synthesis.enhanced_files import enhance_file, plan
 from audiotok.synthesis.enhancing import Enhancer, Speaking
+from audiotok.synthesis.long_stream import long_stream
 from audiotok.synthesis.own_voice import OwnVoice
+from audiotok.synthesis.pipes import wav_pieces
 from audiotok.synthesis.separating import Separator
+from audiotok.synthesis.streaming import pcm16, wav_header
 from audiotok.tokenizers import weights as shipped
 from audiotok.training import checkpoint
 from audiotok.types import TokenSpec
 
 SECTIONS: tuple[str, ...] = ("tokenizer", "enhancer", "sampling", "enhance")
 MADE = "enhanced.json"
+ALOUD, PIECE_SECONDS = "-", 0.5
 VOICES = ("given", "heard")
 OPEN = {"dropout", "replace_codes", "own_history", "free_running", "regression", "sound", "distance", "phase", "said_band"}  # to change
 
@@ -45,6 +54,9 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(f"enhance.left_in is a share of the noisy recording, from 0 to below 1; got {cfg.enhance.left_in}")
     if cfg.enhance.voice not in VOICES:
         raise ValueError(f"enhance.voice is one of {', '.join(VOICES)}; got {cfg.enhance.voice}")
+    if ALOUD in (cfg.enhance.input, cfg.enhance.out):
+        _filter(cfg)
+        return
     source, out = folders(cfg)
     pairs = plan(source, out)
     wanted = [pair for pair in pairs if cfg.overwrite or not pair[1].exists()]
@@ -58,6 +70,35 @@ def run(cfg: DictConfig) -> None:
     if not cfg.enhance.input:  # of the fixed mixes: with their list the enhanced ones are a system that evaluate finds
         shutil.copy(source / UTTERANCES, out / UTTERANCES)
     console.print(f"{out} is written", soft_wrap=True)
+
+
+def _filter(cfg: DictConfig) -> None:
+    """Standard input made clean, to standard output; what is to be read goes to standard error."""
+    told, console, device = cfg.enhance, Console(stderr=True), distributed.device(cfg.device)
+    if told.input != told.out:
+        raise ValueError(f"enhance.input=- and enhance.out=- go together; got enhance.input={told.input} enhance.out={told.out}")
+    enhancer = _enhancer(cfg)
+    if not (isinstance(enhancer, Speaking) and isinstance(enhancer.model, Transducer)) or told.left_in or told.beams:
+        raise ValueError(f"streaming: enhancer={cfg.choices.enhancer} enhances whole files like this; take transducer, no beams, left_in=0")
+    rate = enhancer.codec.spec.sample_rate
+    stream = long_stream(
+        enhancer.model, sampler=enhancer.sampler, seed=cfg.seed, seconds=told.seconds, overlap_seconds=told.overlap_seconds
+    )
+    console.print(f"what comes in goes out {stream.latency_samples / rate:.2f} s later", highlight=False)
+    heard, busy = 0, 0.0
+    for wav_T in wav_pieces(sys.stdin.buffer, sample_rate=rate, seconds=PIECE_SECONDS):
+        if not heard:
+            sys.stdout.buffer.write(wav_header(rate))
+        begun = perf_counter()
+        made_T = stream.push(wav_T.to(device)).cpu()
+        heard, busy = heard + len(wav_T), busy + perf_counter() - begun
+        sys.stdout.buffer.write(pcm16(made_T.clamp(-1, 1)))
+        sys.stdout.buffer.flush()
+    if not heard:
+        raise ValueError("standard input: got a WAV without samples")
+    sys.stdout.buffer.write(pcm16(stream.close().cpu().clamp(-1, 1)))
+    sys.stdout.buffer.flush()
+    console.print(f"{heard / rate:.1f} s made clean in {busy:.1f} s", highlight=False)
 
 
 def folders(cfg: DictConfig) -> tuple[Path, Path]:

@@ -61,7 +61,13 @@ def _build(cfg: DictConfig, folder: Path, settings: dict, work: Callable[[Path],
 def _write(cfg: DictConfig, folder: Path) -> None:
     told = paths.settings(cfg, "mix")["mix"]
     cuts = {split: list(load_cuts(paths.manifests(cfg), split)) for split in SPLITS}
-    speech = unheard(*([cut for cut in cuts[split] if _is_speech(cfg, cut)] for split in ("test", "train")))
+    tested, heard = ([cut for cut in cuts[split] if _is_speech(cfg, cut)] for split in ("test", "train"))
+    if not tested:
+        found = ", ".join(sorted({str(dataset_of(cut)) for cut in cuts["test"]})) or "nothing"
+        raise ValueError(
+            f"mix.datasets={cfg.mix.datasets}: no speech of these is in the test split, which has {found}; set it to one of them"
+        )
+    speech = unheard(tested, heard)
     if "together" not in told:  # only recipes of separation say it: the mixes of the others are kept under what they were made with
         write_mixes(folder, _mixes(cfg, told, speech, cuts), told["sample_rate"])
         return

@@ -1,7 +1,6 @@
 """A corpus -> manifests.
 
-Reads: the corpus that `data` chooses (prompts, speech, libritts, librispeech, ljspeech, vctk, speech_commands, voxceleb, librimix,
-libri1mix), every recording once.
+Reads: the corpus that `data` chooses (below, what data= may be), every recording once.
 Writes: EXP_ROOT/data/NAME-FP/ with cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz, audio/ (what was converted),
 rejected.jsonl (what was left out, with the reason) and summary.json.
 Told by: data (data=libritts data.root=FOLDER), prepare.max_rejected, prepare.max_seconds, prepare.workers.

@@ -4,34 +4,28 @@ A frame is given out when everything that it hears is there. Behind the end of a
 encoder, a frame for each codebook that is delayed, and what the codec's decoder hears of later codes.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from audiotok.decoding.samplers import Sampler, Uniforms, within
 from audiotok.decoding.step import NONE
 from audiotok.models.enhancement.transducer import Transducer, TransducerStep
+from audiotok.synthesis.streaming import decoder_reach
 from audiotok.tokenizers.batches import check_audio
-
-
-def decoder_reach(codec: Any) -> int:
-    """Frames to each side that the decoder of the project's codec hears of codes."""
-    told = codec.network.decoder.settings
-    attention = told["layers"] // told["attention_every"] * told["window"] if told["attention_every"] else 0
-    overlap = -(-(told["n_fft"] - told["hop"]) // (2 * told["hop"] * told["frames"]))
-    return told["layers"] * (told["kernel"] // 2) + attention + overlap
 
 
 class TransducerStream:
     """One recording, pushed in pieces of any length. Its state has room for `max_seconds`; what is drawn is as of `Speaking`."""
 
     def __init__(self, model: Transducer, *, sampler: Sampler, seed: int, max_seconds: float) -> None:
-        """Raises ValueError for repetition-aware sampling, which looks back at more than the model does."""
+        """Raises ValueError for repetition-aware sampling, which looks back at more than the model does, and an unknown decoder."""
         if sampler.repetition_window is not None:
             raise ValueError("streaming: repetition-aware sampling is not streamed; set sampling.repetition_window=null")
         self.model, self.spec, self.sampler = model, model.codec.spec, sampler
-        self.hop, self.reach = int(self.spec.hop), decoder_reach(model.codec)
+        reach = decoder_reach(model.codec)
+        if reach is None:
+            raise ValueError("streaming: the codec does not tell how far its decoder hears; enhance whole files")
+        self.hop, self.reach = int(self.spec.hop), reach
         self.max_frames = self.spec.num_frames(round(max_seconds * self.spec.sample_rate))
         positions, device = self.max_frames + model.codes.lag, model.codes.start.device
         self.legal = self._legal(self.max_frames)

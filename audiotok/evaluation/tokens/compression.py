@@ -12,8 +12,6 @@ from audiotok.evaluation.tokens.huffman import huffman
 from audiotok.evaluation.tokens.lempel_ziv import dictionary_bits, lz78_bits
 from audiotok.evaluation.tokens.units import counted, of_sizes
 
-PLUG_IN = ("entropy_0", "entropy_1", "entropy_2", "huffman")  # fitted to the very units they are measured on
-
 
 def bits_per_token(utterances: Sequence[np.ndarray], *, sizes: Sequence[int], order: int) -> dict[str, np.ndarray]:
     """Bits per token of a corpus of codes_KN by method, [K] each. Raises NotApplicable for a corpus without frames.

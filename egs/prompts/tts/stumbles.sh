@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How often each recipe stumbles over 200 sentences made for it, in one table and on one page.
-# recipes="tts tts_valle_r" ./stumbles.sh --stage 0 seed=2; what is spoken already is not spoken again.
+# out=exp/prompts/stumbles_2 recipes="tts tts_valle_r" ./stumbles.sh seed=2; what is spoken already in a folder is not spoken again.
 # shellcheck source=tools/stages.sh
 . "$(dirname "$0")/../../../tools/stages.sh"
 recipes=${recipes-tts tts_valle_r}

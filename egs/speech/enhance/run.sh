@@ -18,7 +18,7 @@ for name in $systems; do stage 3 enhance "enhancer=${name%_free}" "$own/$name" "
 stage 4 evaluate                                                                                   # wavs -> scores
 stage 5 bands                                                                                      # scores -> tables and figure by SNR
 stage 5 compare                                                                                    # scores -> what is claimed of them
-recipe=speech/enhance_voicebank # six real pairs; likewise speech/enhance_rooms, mixes in rooms
+recipe=${also-speech/enhance_voicebank} && [[ $recipe ]] || exit 0 # six real pairs; also=speech/enhance_rooms for mixes in rooms, also= for none
 stage 6 mix
 for name in $systems; do stage 7 enhance "enhancer=${name%_free}" "$own/$name" "enhance.out=\${exp_root}/$recipe/audio/$name"; done
 stage 8 evaluate
