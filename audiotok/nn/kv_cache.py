@@ -44,6 +44,10 @@ class KVCache:
         """The first positions of each row, in the same memory: a step that reads no further. It counts in the same `lengths_B`."""
         return KVCache(self.keys[..., :positions, :], self.values[..., :positions, :], self.lengths_B, self.longest)
 
+    def reorder(self, rows_B: Tensor) -> None:
+        """Give row b what row `rows_B[b]` holds, in memory of its own: a step that was recorded does not see it."""
+        self.keys, self.values, self.lengths_B = self.keys[:, rows_B], self.values[:, rows_B], self.lengths_B[rows_B]
+
     def room_for(self, num: int) -> int:
         """How many positions the longest row holds after `num` more. Raises ValueError where they do not fit.
 

@@ -174,7 +174,6 @@ class TransducerStep:
     @torch.inference_mode()
     def reorder(self, rows_B: Tensor) -> None:
         """Go on in row b with what row `rows_B[b]` has said (`audiotok.decoding.beam`)."""
-        self.cache.keys, self.cache.values = self.cache.keys[:, rows_B], self.cache.values[:, rows_B]
-        self.cache.lengths_B = self.cache.lengths_B[rows_B]
+        self.cache.reorder(rows_B)
         self.history.reorder(rows_B)
         self.said_B, self.heard_BPD = self.said_B[rows_B], self.heard_BPD[rows_B]
