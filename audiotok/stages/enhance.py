@@ -84,7 +84,7 @@ def _filter(cfg: DictConfig) -> None:
     stream = long_stream(
         enhancer.model, sampler=enhancer.sampler, seed=cfg.seed, seconds=told.seconds, overlap_seconds=told.overlap_seconds
     )
-    console.print(f"what comes in goes out {stream.latency_samples / rate:.2f} s later", highlight=False)
+    console.print(f"what comes in goes out {stream.latency_samples / rate + PIECE_SECONDS:.2f} s later at most", highlight=False)
     heard, busy = 0, 0.0
     for wav_T in wav_pieces(sys.stdin.buffer, sample_rate=rate, seconds=PIECE_SECONDS):
         if not heard:
@@ -126,7 +126,7 @@ def begin(cfg: DictConfig, targets: Sequence[Path], *, sections: Sequence[str]) 
         raise ValueError(
             f"{there[0]} is there, and no {MADE} says how it was made; move it away, set another enhance.out, or overwrite=true"
         )
-    elif there and (differing := list(files.differences(files.read_json(record), settings))):
+    elif there and (differing := [each for each in files.differences(files.read_json(record), settings) if "training" not in each[0]]):
         told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
         raise ValueError(f"{out} was made otherwise ({told}); set another enhance.out, or overwrite=true")
     if not record.exists() or files.read_json(record) != settings:
