@@ -49,7 +49,8 @@ def markdown(bands: Bands) -> str:
 
 
 def draw(path: Path, bands: Bands) -> None:
-    """A panel a metric, a line a system, its 95 % intervals as bars."""
+    """A panel a metric, a line a system (of several trainings the first), its 95 % intervals as bars."""
+    bands = {snr: {name: summaries[name] for name in results.once(summaries)} for snr, summaries in bands.items()}
     names = results.column_names(next(iter(bands.values())))
     lines.draw(path, [_panel(name, bands) for name in names], x_label="SNR (dB)", x_ticks=list(bands))
 

@@ -60,15 +60,16 @@ def _column(summaries: Summaries, column: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw(path: Path, found: Mapping[str, Any]) -> None:
-    """A panel a column of `numbers`, over bits per second."""
+    """A panel a column of `numbers`, over bits per second; of several trainings of a system the first."""
     panels = [
         lines.Panel(
             column_label(column),
             {
                 name: {point[BITS]: point | {"scale": column["scale"]} for point in points}
                 for name, points in sorted(column["families"].items())
+                if name in results.once(column["families"])
             },
-            {name: cell | {"scale": column["scale"]} for name, cell in column["without"].items()},
+            {name: column["without"][name] | {"scale": column["scale"]} for name in results.once(column["without"])},
         )
         for column in found["columns"]
     ]

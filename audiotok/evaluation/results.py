@@ -99,6 +99,12 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return files.read_json(folder / RESULTS)["systems"]
 
 
+def once(names: Iterable[str]) -> list[str]:
+    """The names of systems, less those of further trainings, NAME@WHAT where NAME is there: what a figure has room for."""
+    names = list(names)
+    return [name for name in names if "@" not in name or name.partition("@")[0] not in names]
+
+
 def column_names(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
     """The columns that any of the systems has, in the order of the metrics."""
     return list(dict.fromkeys(column["name"] for summary in summaries.values() for column in summary["columns"]))

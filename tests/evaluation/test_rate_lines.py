@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from audiotok.evaluation import rate_lines
+from audiotok.evaluation import rate_lines, results
 from audiotok.evaluation.costs import BITS, COLUMNS, METRIC
 
 PESQ = {"name": "pesq", "label": "PESQ", "kind": "mean", "better": "higher", "unit": "", "scale": 1.0, "digits": 2, "metric": "pesq"}
@@ -56,3 +56,8 @@ def test_the_figure_names_every_line(tmp_path: Path) -> None:
     rate_lines.draw(tmp_path / "rates.svg", rate_lines.numbers(SUMMARIES))
     text = (tmp_path / "rates.svg").read_text()
     assert all(f"<!-- {name} -->" in text for name in ("transducer", "ceiling", "mask", "bit/s"))
+
+
+def test_a_figure_has_one_training_of_a_system_and_every_system() -> None:
+    names = ["conformer@1", "transducer", "transducer@1", "transducer@first", "transducer-1@1"]
+    assert results.once(names) == ["conformer@1", "transducer", "transducer-1@1"]
