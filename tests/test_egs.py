@@ -77,9 +77,9 @@ def test_text_to_speech_on_a_tiny_libritts_from_folder_to_page_and_again_in_no_t
         assert said.count("there already") == (name != "evaluate"), said
         assert said.count("is scored already") == (len(scores["systems"]) if name == "evaluate" else 0), said
     begun = [second for _, _, second in again] + [3600 * ended.tm_hour + 60 * ended.tm_min + ended.tm_sec]
-    # A stage with nothing to do takes the 2 to 4 s of its imports; 15 s leaves room for a machine that does other things meanwhile, and
+    # A stage with nothing to do takes the 2 to 4 s of its imports; 10 s leaves room for a machine that does other things meanwhile, and
     # is less than any stage that did its work again and loaded a judge or a model would take.
-    assert max((end - start) % 86400 for start, end in pairwise(begun)) <= 15
+    assert max((end - start) % 86400 for start, end in pairwise(begun)) <= 10
     assert contents(tmp_path / "exp") == before
     _drafted_by_itself(tmp_path / "exp/libritts/tts", settings)
 

@@ -45,7 +45,7 @@ def latency(model: Any) -> dict[str, int] | None:
     """Samples that each part waits for; None where the whole recording is heard."""
     if isinstance(model, ComplexMask):
         return {"window": model.n_fft}
-    if not isinstance(model, Transducer | LatticeTransducer | LatentRegressor):
+    if not isinstance(model, Transducer | LatticeTransducer | LatentRegressor) or (reach := decoder_reach(model.codec)) is None:
         return None
     encoder, hop = model.encoder, int(model.codec.spec.hop)
     told = model.codec.network.decoder.settings
@@ -58,7 +58,7 @@ def latency(model: Any) -> dict[str, int] | None:
         "ear": encoder.frames.ear.reach.after or 0,
         "look_ahead": encoder.look_ahead * encoder.frames.hop,
         "delay": int(delay * hop),
-        "decoder": ((decoder_reach(model.codec) or 0) - overlap) * hop,
+        "decoder": (reach - overlap) * hop,
         "inverse_stft": overlap * hop,
     }
 

@@ -15,7 +15,7 @@ one after another), everything under enhance, seed, device, overwrite.
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -126,11 +126,16 @@ def begin(cfg: DictConfig, targets: Sequence[Path], *, sections: Sequence[str]) 
         raise ValueError(
             f"{there[0]} is there, and no {MADE} says how it was made; move it away, set another enhance.out, or overwrite=true"
         )
-    elif there and (differing := [each for each in files.differences(files.read_json(record), settings) if "training" not in each[0]]):
+    elif there and (differing := list(files.differences(_but_training(files.read_json(record)), _but_training(settings)))):
         told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, old, new in differing)
         raise ValueError(f"{out} was made otherwise ({told}); set another enhance.out, or overwrite=true")
     if not record.exists() or files.read_json(record) != settings:
         files.write_json(record, settings)
+
+
+def _but_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How weights were trained is told by their digest."""
+    return {key: value for key, value in settings.items() if key != "training"}
 
 
 def _settings(cfg: DictConfig, sections: Sequence[str]) -> dict[str, Any]:
